@@ -1,0 +1,33 @@
+-- Positions travel as bigint, here and in the other files: exact below 2^63, and no codec for pg_lsn has to be registered
+-- on each connection. `lsn - '0/0'` is a position's number, `'0/0'::pg_lsn + number` the position.
+
+-- name: GetCheckpoint :one
+-- GetCheckpoint returns pgx.ErrNoRows before the first start.
+SELECT system_identifier, timeline, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
+       events, commit_time, created_at, updated_at
+FROM weir.checkpoint;
+
+-- name: InsertCheckpoint :execrows
+-- InsertCheckpoint is for the first start: it changes nothing (0 rows) when there is a checkpoint already.
+INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn)
+VALUES (@system_identifier, @timeline, @installation, @slot, '0/0'::pg_lsn + @lsn::bigint)
+ON CONFLICT DO NOTHING;
+
+-- name: TakeCheckpoint :one
+-- TakeCheckpoint makes the caller the owner. The new epoch fences the owner before: its next advance changes 0 rows.
+UPDATE weir.checkpoint
+SET epoch = epoch + 1, owner = @owner, updated_at = now()
+RETURNING system_identifier, timeline, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
+          events, commit_time, created_at, updated_at;
+
+-- name: AdvanceCheckpoint :execrows
+-- AdvanceCheckpoint is a compare-and-swap on position and epoch: 0 rows mean that somebody else owns the stream or has
+-- moved it, and that the transaction must be rolled back.
+UPDATE weir.checkpoint
+SET lsn = '0/0'::pg_lsn + @lsn::bigint, tx_index = @tx_index, commit_time = coalesce(sqlc.narg('commit_time'), commit_time),
+    events = events + @events::bigint, updated_at = now()
+WHERE lsn = '0/0'::pg_lsn + @from_lsn::bigint AND tx_index = @from_tx_index AND epoch = @epoch;
+
+-- name: SchemaVersion :one
+-- SchemaVersion is to be compared with migrations.Version; migrations.Current also answers without schema weir.
+SELECT weir.schema_version()::bigint;

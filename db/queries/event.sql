@@ -1,0 +1,34 @@
+-- name: CopyEvents :copyfrom
+INSERT INTO weir.event (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, tenant_id, commit_time, created_at, payload)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+
+-- name: GetEvent :one
+SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
+FROM weir.event
+WHERE day = @day AND id = @id AND pk = @pk;
+
+-- name: GetEvents :many
+-- GetEvents returns those of the named events that exist, in no order. The arrays are parallel. The first two conditions
+-- are implied by the third; they let the planner prune partitions and use the primary key.
+SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
+FROM weir.event
+WHERE day = ANY(@days::date[]) AND id = ANY(@ids::uuid[])
+  AND (day, id, pk) IN (SELECT unnest(@days::date[]), unnest(@ids::uuid[]), unnest(@pks::bigint[]));
+
+-- name: FindEventsByID :many
+-- FindEventsByID looks into every partition, by index. More than one event can have the id: the change log's id is not unique.
+SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
+FROM weir.event
+WHERE id = @id
+ORDER BY event.lsn, tx_index;
+
+-- name: LastEvents :many
+-- LastEvents returns the newest events in commit order, the newest first.
+SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
+FROM weir.event
+ORDER BY event.lsn DESC, tx_index DESC
+LIMIT @max_rows::integer;
+
+-- name: EnsurePartitions :one
+-- EnsurePartitions makes the daily partitions from first to last, both included, and returns how many were missing.
+SELECT weir.ensure_partitions(@first::date, @last::date)::integer;

@@ -1,0 +1,68 @@
+-- Jobs are written by River; these are the questions that people ask about them, and what people do with dead letters.
+
+-- name: JobsOfEvent :many
+-- JobsOfEvent finds the jobs of an event by River's index on args.
+SELECT id, kind, queue, state::text AS state, attempt, max_attempts, created_at, attempted_at, scheduled_at, finalized_at,
+       args, metadata, errors
+FROM weir.river_job
+WHERE args @> jsonb_build_object('event_id', @event_id::text)
+ORDER BY id;
+
+-- name: QueueStats :many
+-- QueueStats counts the unfinished jobs by queue and state, with the time from which the oldest may be worked. It reads
+-- the index on which River fetches, for as long as there is a backlog: for a person's question, not for every scrape.
+SELECT queue, state::text AS state, count(*) AS jobs, min(scheduled_at)::timestamptz AS oldest
+FROM weir.river_job
+WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled')
+GROUP BY queue, river_job.state
+ORDER BY queue, river_job.state;
+
+-- name: ListDeadLetters :many
+-- ListDeadLetters returns a page of dead letters, the newest id first; a filter that is NULL lets everything through.
+-- before_id is the last id of the page before, NULL for the first one.
+SELECT *
+FROM weir.dead_letter
+WHERE (sqlc.narg('before_id')::bigint IS NULL OR id < sqlc.narg('before_id'))
+  AND (sqlc.narg('observer')::text IS NULL OR observer = sqlc.narg('observer'))
+  AND (sqlc.narg('action')::text IS NULL OR action = sqlc.narg('action'))
+  AND (sqlc.narg('since')::timestamptz IS NULL OR finalized_at >= sqlc.narg('since'))
+  AND (sqlc.narg('error')::text IS NULL OR strpos(lower(last_error), lower(sqlc.narg('error'))) > 0)
+ORDER BY id DESC
+LIMIT @max_rows::integer;
+
+-- name: GetDeadLetter :one
+SELECT *
+FROM weir.dead_letter
+WHERE id = @id;
+
+-- name: CountDeadLetters :many
+SELECT observer, count(*) AS jobs
+FROM weir.dead_letter
+GROUP BY observer
+ORDER BY observer;
+
+-- name: DeadLetterStats :many
+-- DeadLetterStats groups dead letters by observer, action and reason: the text of their mark, 'exhausted' for those that
+-- ran out of attempts.
+SELECT observer, action, coalesce(metadata ->> 'weir_dead_letter', 'exhausted')::text AS reason, count(*) AS jobs,
+       min(finalized_at)::timestamptz AS oldest, max(finalized_at)::timestamptz AS newest
+FROM weir.dead_letter
+GROUP BY observer, action, reason
+ORDER BY jobs DESC, observer, action, reason;
+
+-- name: RetryDeadLetters :many
+-- RetryDeadLetters makes dead letters available again with a fresh budget: attempt 0, and no metadata of ours (keys
+-- weir_*), of snoozes or of a cancellation. The errors stay: they are the history. An id that is no dead letter, or no
+-- longer one, is passed over.
+UPDATE weir.river_job
+SET state = 'available', attempt = 0, finalized_at = NULL, scheduled_at = now(),
+    metadata = metadata - ARRAY['snoozes', 'cancel_attempted_at']
+        - ARRAY(SELECT key FROM jsonb_object_keys(metadata) AS key WHERE key LIKE 'weir\_%')
+WHERE id = ANY(@ids::bigint[]) AND (state = 'discarded' OR (state = 'cancelled' AND metadata ? 'weir_dead_letter'))
+RETURNING id, queue;
+
+-- name: DeleteDeadLetters :many
+-- DeleteDeadLetters removes dead letters for good and returns the ids of those that were there.
+DELETE FROM weir.river_job
+WHERE id = ANY(@ids::bigint[]) AND (state = 'discarded' OR (state = 'cancelled' AND metadata ? 'weir_dead_letter'))
+RETURNING id;

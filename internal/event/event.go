@@ -1,0 +1,132 @@
+// Package event holds the nouns that travel through Weir: an Event (what conditions, templates and receivers see), a
+// Change (an event, or the reason why a row is none) and a Delivery (one action of one observer for one event). It has
+// no behaviour beyond naming them, giving them their stable ids and writing them as JSON with exact digits.
+package event
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Type is what happened to the entity. The strings are FraiseQL's.
+type Type string
+
+// The four event types.
+const (
+	Insert Type = "INSERT"
+	Update Type = "UPDATE"
+	Delete Type = "DELETE"
+	Custom Type = "CUSTOM"
+)
+
+// Types lists every event type.
+func Types() []Type { return []Type{Insert, Update, Delete, Custom} }
+
+// Event is the JSON form of a change. Its keys, all of them always present, are the contract with receivers
+// (FraiseQL's keys first, Weir's after them). Raw JSON fields are kept as PostgreSQL wrote them, so that every digit of
+// a number survives.
+type Event struct {
+	ID            uuid.UUID       `json:"id"`
+	Type          Type            `json:"event_type"`
+	EntityType    string          `json:"entity_type"`
+	EntityID      string          `json:"entity_id"` // "" for a CUSTOM event without one
+	Data          json.RawMessage `json:"data"`      // after-image; for DELETE the before-image; {} when there is none
+	Changes       json.RawMessage `json:"changes"`   // {field:{old,new}}; null without a before-image, {} when nothing changed
+	UserID        *string         `json:"user_id"`
+	TenantID      *string         `json:"tenant_id"`
+	Timestamp     Time            `json:"timestamp"` // the row's created_at
+	DurationMS    *int64          `json:"duration_ms"`
+	Seq           *int64          `json:"seq"`
+	ActorType     *string         `json:"actor_type"`
+	ActingFor     *string         `json:"acting_for"`
+	SchemaVersion *string         `json:"schema_version"`
+	CDCSource     *string         `json:"cdc_source"`
+
+	UpdatedFields []string        `json:"updated_fields"` // null when the producer named none
+	CommitTime    Time            `json:"commit_time"`    // from the Begin message: the true one
+	LSN           LSN             `json:"lsn"`            // of the commit, as in Position
+	TraceContext  json.RawMessage `json:"trace_context"`
+
+	// PK is the change log's pk_entity_change_log, 0 for an event without a row there. With ID it identifies the
+	// event: the change log's id has no unique index. It is not part of the JSON.
+	PK int64 `json:"-"`
+	// TxIndex is the event's index within its transaction (see Position). It is not part of the JSON.
+	TxIndex int64 `json:"-"`
+}
+
+// Position is the event's place in commit order.
+func (e *Event) Position() Position { return Position{LSN: e.LSN, Index: e.TxIndex} }
+
+// Day is the UTC date of the event's timestamp: the partition of weir.event that holds it.
+func (e *Event) Day() time.Time {
+	return time.Time(e.Timestamp).UTC().Truncate(24 * time.Hour)
+}
+
+// JSON writes the event, without escaping HTML: receivers see the characters that were stored.
+func (e *Event) JSON() ([]byte, error) {
+	c := *e
+	c.Data = orDefault(c.Data, "{}")
+	c.Changes = orDefault(c.Changes, "null")
+	c.TraceContext = orDefault(c.TraceContext, "null")
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(&c); err != nil {
+		return nil, fmt.Errorf("encode event %s: %w", e.ID, err)
+	}
+	return bytes.TrimRight(buf.Bytes(), "\n"), nil
+}
+
+func orDefault(raw json.RawMessage, def string) json.RawMessage {
+	if len(raw) == 0 {
+		return json.RawMessage(def)
+	}
+	return raw
+}
+
+// Parse reads what JSON wrote. PK and TxIndex are not part of it: the caller has them.
+func Parse(raw []byte) (*Event, error) {
+	var e Event
+	if err := json.Unmarshal(raw, &e); err != nil {
+		return nil, fmt.Errorf("decode event: %w", err)
+	}
+	return &e, nil
+}
+
+// Time is an instant, written in RFC 3339 with microseconds in UTC as FraiseQL does.
+type Time time.Time
+
+const timeLayout = "2006-01-02T15:04:05.999999Z07:00"
+
+// String is the RFC 3339 form, "" for the zero time.
+func (t Time) String() string {
+	if time.Time(t).IsZero() {
+		return ""
+	}
+	return time.Time(t).UTC().Format(timeLayout)
+}
+
+// MarshalJSON writes the RFC 3339 form; the zero time is null.
+func (t Time) MarshalJSON() ([]byte, error) {
+	if time.Time(t).IsZero() {
+		return []byte("null"), nil
+	}
+	return json.Marshal(t.String())
+}
+
+// UnmarshalJSON reads RFC 3339 or null.
+func (t *Time) UnmarshalJSON(raw []byte) error {
+	var std *time.Time
+	if err := json.Unmarshal(raw, &std); err != nil {
+		return err
+	}
+	*t = Time{}
+	if std != nil {
+		*t = Time(*std)
+	}
+	return nil
+}
