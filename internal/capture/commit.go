@@ -1,0 +1,169 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/store"
+)
+
+// committer is the one writer: it stores batches in order, each in a transaction with the checkpoint.
+type committer struct {
+	conn    *pgx.Conn
+	sink    Sink
+	epoch   int64
+	pos     event.Position // as stored
+	stored  *atomic.Uint64 // a confirmed, read by the stream
+	metrics *metrics
+	log     *slog.Logger
+}
+
+func (c *committer) run(ctx context.Context, batches <-chan *batch) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case b := <-batches:
+			if err := c.store(ctx, b); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (c *committer) store(ctx context.Context, b *batch) error {
+	began := time.Now()
+	if len(b.changes) > 0 {
+		c.metrics.commitSince.Store(time.Time(b.changes[0].CommitTime).UnixNano())
+		defer c.metrics.commitSince.Store(0)
+	}
+	if err := c.ingest(ctx, b.changes, b.end, b.committed); err != nil {
+		return fmt.Errorf("ingest %d changes: %w", len(b.changes), err)
+	}
+	c.metrics.storedAt.Store(time.Now().UnixNano())
+	if len(b.changes) > 0 {
+		c.metrics.batch.Observe(float64(len(b.changes)))
+		c.metrics.commit.Observe(time.Since(began).Seconds())
+	}
+	return nil
+}
+
+// ingest commits the changes and moves the position to end. What the database refuses is found by halving the batch;
+// the culprit goes in as a change without its contents, so that one bad row never stops the stream.
+func (c *committer) ingest(ctx context.Context, changes []event.Change, end event.Position, committed time.Time) error {
+	err := c.commit(ctx, changes, end, committed)
+	if err == nil || !Refused(err) || len(changes) == 0 {
+		return err
+	}
+	if len(changes) == 1 {
+		if changes[0].Reason != "" {
+			return err // already without contents: the cause is not the row
+		}
+		c.log.Warn("the database refuses a change, it becomes a dead letter",
+			"event_id", changes[0].ID, "position", changes[0].Position().String(), "error", err)
+		return c.commit(ctx, []event.Change{withoutContents(changes[0], err)}, end, committed)
+	}
+	half := len(changes) / 2
+	if err := c.ingest(ctx, changes[:half], changes[half-1].Position(), committed); err != nil {
+		return err
+	}
+	return c.ingest(ctx, changes[half:], end, committed)
+}
+
+// commit is the transaction that the guarantees rest on: compare-and-swap of the checkpoint on position and epoch,
+// events and jobs. After it, and only when it ended a source transaction, the position may be confirmed.
+func (c *committer) commit(ctx context.Context, changes []event.Change, end event.Position, committed time.Time) error {
+	err := pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
+		moved, err := store.New().AdvanceCheckpoint(ctx, tx, store.AdvanceCheckpointParams{
+			FromLSN: int64(c.pos.LSN), FromTxIndex: c.pos.Index, Epoch: c.epoch, //nolint:gosec // an LSN's bits
+			LSN: int64(end.LSN), TxIndex: end.Index, Events: int64(len(changes)), //nolint:gosec // an LSN's bits
+			CommitTime: commitTime(changes, committed),
+		})
+		if err != nil {
+			return fmt.Errorf("advance the checkpoint: %w", err)
+		}
+		if moved != 1 {
+			return errFenced
+		}
+		if len(changes) == 0 {
+			return nil
+		}
+		return c.sink.Commit(ctx, tx, changes)
+	})
+	if err != nil {
+		return err
+	}
+	c.pos = end
+	if end.Index == 0 {
+		c.stored.Store(uint64(end.LSN))
+		c.metrics.stored.Store(uint64(end.LSN))
+	}
+	bad := rejected(changes)
+	c.metrics.changes.WithLabelValues("rejected").Add(float64(bad))
+	c.metrics.changes.WithLabelValues("event").Add(float64(len(changes) - bad))
+	return nil
+}
+
+func rejected(changes []event.Change) int {
+	n := 0
+	for _, ch := range changes {
+		if ch.Reason != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// commitTime is that of the newest change; a heartbeat alone leaves the stored one as it is.
+func commitTime(changes []event.Change, committed time.Time) *time.Time {
+	if len(changes) == 0 {
+		return nil
+	}
+	return &committed
+}
+
+// Refused says that the database did not accept the data itself: no retry of the same data can succeed.
+func Refused(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	switch pg.Code[:2] {
+	case "21", "22", "23", "54": // cardinality, data exception, integrity constraint, program limit (an index row's size)
+		return true
+	}
+	return false
+}
+
+// withoutContents keeps what names the change and drops what the database may have refused.
+func withoutContents(c event.Change, err error) event.Change {
+	reason := err.Error()
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		reason = pg.Message + " (SQLSTATE " + pg.Code + ")"
+	}
+	return event.Change{
+		Reason: "the database refuses to store the event: " + reason,
+		Event: event.Event{
+			ID: c.ID, PK: c.PK, Type: c.Type, EntityType: clip(c.EntityType), EntityID: clip(c.EntityID), Timestamp: c.Timestamp,
+			CommitTime: c.CommitTime, LSN: c.LSN, TxIndex: c.TxIndex,
+		},
+	}
+}
+
+// clip bounds a text that was perhaps refused for its length.
+func clip(s string) string {
+	const limit = 200
+	if r := []rune(s); len(r) > limit {
+		return string(r[:limit])
+	}
+	return s
+}

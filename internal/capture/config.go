@@ -1,0 +1,108 @@
+package capture
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/invopop/jsonschema"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fraiseql/weir/internal/setting"
+)
+
+// Config is the section `source:` of weir.yaml, without its url, which the configuration resolves (it defaults to
+// database.url).
+type Config struct {
+	// Slot is the replication slot's name. Default: weir.
+	Slot Name `yaml:"slot,omitempty"`
+	// Publication is the name of the change log's publication. Default: weir.
+	Publication Name `yaml:"publication,omitempty"`
+	// ChangeLog is the change log's table. Default: core.tb_entity_change_log; "" for none.
+	ChangeLog *Table `yaml:"change_log,omitempty"`
+	// Heartbeat is how often at the most an idle slot is moved on. Default: 10s.
+	Heartbeat setting.Duration `yaml:"heartbeat,omitempty"`
+}
+
+// WithDefaults fills in what is not set.
+func (c Config) WithDefaults() Config {
+	c.Slot = cmp.Or(c.Slot, "weir")
+	c.Publication = cmp.Or(c.Publication, "weir")
+	c.Heartbeat = cmp.Or(c.Heartbeat, setting.Duration(10*time.Second))
+	if c.ChangeLog == nil {
+		c.ChangeLog = &Table{Schema: "core", Name: "tb_entity_change_log"}
+	}
+	return c
+}
+
+// Name is the name of a slot or a publication: what PostgreSQL allows for a slot, so that it never needs quotes.
+type Name string
+
+var nameRE = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+// UnmarshalYAML reads a name at a node of the file.
+func (n *Name) UnmarshalYAML(_ context.Context, node ast.Node) error {
+	text, ok := setting.Text(node)
+	if !ok || !nameRE.MatchString(text) {
+		return setting.ErrorAt(node, "expected a name of lower-case letters, digits and underscores, at most 63, as in weir")
+	}
+	*n = Name(text)
+	return nil
+}
+
+// JSONSchema describes a name to editors.
+func (Name) JSONSchema() *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "string", Pattern: nameRE.String()}
+}
+
+// Table is a table's qualified name. The zero value is no table.
+type Table struct{ Schema, Name string }
+
+// ParseTable reads schema.name, each part as PostgreSQL stores it (case matters; no quotes), or "" for none.
+func ParseTable(s string) (Table, error) {
+	if s == "" {
+		return Table{}, nil
+	}
+	schema, name, ok := strings.Cut(s, ".")
+	if !ok || schema == "" || name == "" || strings.ContainsAny(s, `"`) || strings.Contains(name, ".") {
+		return Table{}, fmt.Errorf("%q is not a table: write schema.table, as in core.tb_entity_change_log", s)
+	}
+	return Table{Schema: schema, Name: name}, nil
+}
+
+// String is schema.name, "" for no table.
+func (t Table) String() string {
+	if t == (Table{}) {
+		return ""
+	}
+	return t.Schema + "." + t.Name
+}
+
+// SQL is the name quoted for a statement.
+func (t Table) SQL() string { return pgx.Identifier{t.Schema, t.Name}.Sanitize() }
+
+// MarshalText is String.
+func (t Table) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalYAML reads a table at a node of the file.
+func (t *Table) UnmarshalYAML(_ context.Context, node ast.Node) error {
+	text, ok := setting.Text(node)
+	if !ok {
+		return setting.ErrorAt(node, "expected a table, as in core.tb_entity_change_log")
+	}
+	v, err := ParseTable(text)
+	if err != nil {
+		return setting.ErrorAt(node, "%s", err)
+	}
+	*t = v
+	return nil
+}
+
+// JSONSchema describes a table to editors.
+func (Table) JSONSchema() *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "string", Description: `A table as schema.name; "" for none.`}
+}

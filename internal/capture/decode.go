@@ -1,0 +1,165 @@
+package capture
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+
+	"github.com/fraiseql/weir/internal/event"
+)
+
+// heartbeatPrefix marks our own message; messages with other prefixes are counted and ignored.
+const heartbeatPrefix = "weir.heartbeat"
+
+// decoder turns pgoutput messages (protocol version 1, text format) into changes and keeps the place in commit order.
+// Protocol: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
+type decoder struct {
+	changeLog Table
+	relations map[uint32][]func(*row) *[]byte // by relation id, a column's field or nil; nil: not the change log
+
+	open      bool // between Begin and Commit
+	commitLSN event.LSN
+	committed time.Time
+	pos       event.Position
+}
+
+// decoded is what one message amounts to; at most one of its fields is set.
+type decoded struct {
+	change    *event.Change
+	heartbeat bool
+}
+
+var errTruncated = errors.New("pgoutput message ends early")
+
+func newDecoder(changeLog Table) *decoder {
+	return &decoder{changeLog: changeLog, relations: map[uint32][]func(*row) *[]byte{}}
+}
+
+// decode reads one message and moves the position. Everything that the message holds is copied.
+func (d *decoder) decode(wal []byte, after event.Position) (decoded, error) {
+	if len(wal) == 0 {
+		return decoded{}, errTruncated
+	}
+	switch pglogrepl.MessageType(wal[0]) {
+	case pglogrepl.MessageTypeInsert:
+		d.pos.Index++
+		return d.insert(wal[1:], after)
+	case pglogrepl.MessageTypeUpdate, pglogrepl.MessageTypeDelete, pglogrepl.MessageTypeTruncate:
+		d.pos.Index++
+		return decoded{}, nil
+	case pglogrepl.MessageTypeMessage:
+		return d.message(wal)
+	case pglogrepl.MessageTypeBegin:
+		return decoded{}, d.begin(wal)
+	case pglogrepl.MessageTypeCommit:
+		return decoded{}, d.commit(wal)
+	case pglogrepl.MessageTypeRelation:
+		return decoded{}, d.relation(wal)
+	default: // Type and Origin: neither is counted nor needed
+		return decoded{}, nil
+	}
+}
+
+func (d *decoder) begin(wal []byte) error {
+	var m pglogrepl.BeginMessage
+	if err := m.Decode(wal[1:]); err != nil {
+		return fmt.Errorf("decode Begin: %w", err)
+	}
+	d.open, d.committed = true, m.CommitTime
+	d.pos = event.Position{LSN: event.LSN(m.FinalLSN)}
+	return nil
+}
+
+func (d *decoder) commit(wal []byte) error {
+	var m pglogrepl.CommitMessage
+	if err := m.Decode(wal[1:]); err != nil {
+		return fmt.Errorf("decode Commit: %w", err)
+	}
+	d.open = false
+	d.pos = event.Position{LSN: event.LSN(m.TransactionEndLSN)}
+	return nil
+}
+
+func (d *decoder) message(wal []byte) (decoded, error) {
+	var m pglogrepl.LogicalDecodingMessage
+	if err := m.Decode(wal[1:]); err != nil {
+		return decoded{}, fmt.Errorf("decode Message: %w", err)
+	}
+	if !m.Transactional {
+		return decoded{}, nil // outside of any transaction: it has no place in commit order
+	}
+	d.pos.Index++
+	return decoded{heartbeat: m.Prefix == heartbeatPrefix}, nil
+}
+
+func (d *decoder) relation(wal []byte) error {
+	var m pglogrepl.RelationMessage
+	if err := m.Decode(wal[1:]); err != nil {
+		return fmt.Errorf("decode Relation: %w", err)
+	}
+	if (Table{Schema: m.Namespace, Name: m.RelationName}) != d.changeLog {
+		d.relations[m.RelationID] = nil
+		return nil
+	}
+	fields := make([]func(*row) *[]byte, len(m.Columns))
+	for i, c := range m.Columns {
+		fields[i] = fieldOf(c.Name)
+	}
+	d.relations[m.RelationID] = fields
+	return nil
+}
+
+// insert reads: int32 relation, 'N', int16 columns, and for each its kind and, when it has a value, int32 length and
+// the bytes. It walks them itself, since most columns are skipped and the rest are wanted without a detour.
+func (d *decoder) insert(b []byte, after event.Position) (decoded, error) {
+	if len(b) < 7 {
+		return decoded{}, errTruncated
+	}
+	id := binary.BigEndian.Uint32(b)
+	fields, known := d.relations[id]
+	if !known {
+		return decoded{}, fmt.Errorf("pgoutput Insert of relation %d that was not announced", id)
+	}
+	if fields == nil || d.pos.Compare(after) <= 0 {
+		return decoded{}, nil
+	}
+	n := int(binary.BigEndian.Uint16(b[5:]))
+	if n > len(fields) {
+		return decoded{}, fmt.Errorf("pgoutput Insert with %d columns into a relation of %d", n, len(fields))
+	}
+	var r row
+	if err := readTuple(b[7:], fields[:n], &r); err != nil {
+		return decoded{}, err
+	}
+	c := r.change(d.pos, d.committed)
+	return decoded{change: &c}, nil
+}
+
+func readTuple(b []byte, fields []func(*row) *[]byte, r *row) error {
+	for _, field := range fields {
+		if len(b) < 1 {
+			return errTruncated
+		}
+		kind := b[0]
+		b = b[1:]
+		if kind != pglogrepl.TupleDataTypeText {
+			continue // NULL; an Insert has no unchanged TOAST values
+		}
+		if len(b) < 4 {
+			return errTruncated
+		}
+		size := int(binary.BigEndian.Uint32(b))
+		if b = b[4:]; size > len(b) {
+			return errTruncated
+		}
+		if field != nil {
+			// A copy: the connection reuses its buffer. Never nil, not even when empty: nil is NULL.
+			*field(r) = append(make([]byte, 0, size), b[:size]...)
+		}
+		b = b[size:]
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fraiseql/weir/internal/event"
+)
+
+// heartbeatWAL is how far the WAL must have moved past the checkpoint before a heartbeat is worth its own WAL. It is
+// far below the size of a WAL file, which is what a slot holds back at the least, and above what an idle worker
+// writes in an hour: an idle system stays idle.
+const heartbeatWAL = 16 << 10
+
+// heartbeat moves an idle slot: a captured table that nobody writes to must not hold back the WAL of a busy server. Its
+// message is transactional, so it comes through the stream, and checkpoint and slot move over it like over a change.
+type heartbeat struct {
+	conn    *pgx.Conn
+	slot    Name
+	every   time.Duration
+	metrics *metrics
+}
+
+func (h *heartbeat) run(ctx context.Context) error {
+	tick := time.NewTicker(h.every)
+	defer tick.Stop()
+	for {
+		if err := h.beat(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func (h *heartbeat) beat(ctx context.Context) error {
+	var current string
+	var retained int64
+	err := h.conn.QueryRow(ctx, `
+		SELECT pg_current_wal_lsn()::text, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
+		  FROM pg_replication_slots WHERE slot_name = $1`, string(h.slot)).Scan(&current, &retained)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("replication slot %s is gone", h.slot)
+	}
+	if err != nil {
+		return fmt.Errorf("read the slot: %w", err)
+	}
+	h.metrics.retained.Store(retained)
+	lsn, err := event.ParseLSN(current)
+	if err != nil {
+		return err
+	}
+	h.metrics.walEnd.Store(max(h.metrics.walEnd.Load(), uint64(lsn)))
+	if uint64(lsn) < h.metrics.stored.Load()+heartbeatWAL {
+		return nil
+	}
+	if _, err := h.conn.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, '')`, heartbeatPrefix); err != nil {
+		return fmt.Errorf("emit the heartbeat: %w", err)
+	}
+	return nil
+}

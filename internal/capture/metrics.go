@@ -1,0 +1,95 @@
+package capture
+
+import (
+	"cmp"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are capture's figures. The atomics are read at scrape time.
+type metrics struct {
+	changes    *prometheus.CounterVec
+	bytes      prometheus.Counter
+	batch      prometheus.Histogram
+	commit     prometheus.Histogram
+	reconnects prometheus.Counter
+
+	walEnd      atomic.Uint64 // newest WAL position that the server told
+	stored      atomic.Uint64 // the checkpoint's LSN
+	storedAt    atomic.Int64  // unix nanoseconds; 0: no checkpoint yet
+	openSince   atomic.Int64  // commit time (unix nanoseconds) of the oldest change in the open batch; 0: none
+	commitSince atomic.Int64  // the same of the batch that is being committed
+	owned       atomic.Bool
+	retained    atomic.Int64
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_capture_changes_total",
+			Help: "Changes ingested, by what they were: an event, or a row that cannot be one (rejected).",
+		}, []string{"result"}),
+		bytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_capture_bytes_total", Help: "Bytes of decoded WAL received from the server.",
+		}),
+		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "weir_capture_batch_changes", Help: "Changes in one ingest transaction.",
+			Buckets: []float64{1, 2, 5, 10, 50, 100, 500, 1000, 5000},
+		}),
+		commit: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "weir_capture_batch_seconds", Help: "Duration of one ingest transaction.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 10),
+		}),
+		reconnects: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_capture_reconnects_total", Help: "Times that the stream was lost and had to be taken up again.",
+		}),
+	}
+	m.changes.WithLabelValues("event")
+	m.changes.WithLabelValues("rejected")
+	reg.MustRegister(m.changes, m.bytes, m.batch, m.commit, m.reconnects,
+		gauge("weir_capture_lag_bytes", "WAL between the checkpoint and the newest position that the server told.", m.lagBytes),
+		gauge("weir_capture_lag_seconds", "Age of the oldest change that was received and is not stored yet; 0 when there is none.", m.lagSeconds),
+		gauge("weir_stream_owned", "1 while this worker reads the stream, 0 while it stands by.", m.ownedFloat),
+		gauge("weir_checkpoint_age_seconds", "Time since this worker stored a checkpoint.", m.checkpointAge),
+		gauge("weir_slot_retained_bytes", "WAL that the slot holds on the server, as of the last heartbeat interval.",
+			func() float64 { return float64(m.retained.Load()) }),
+	)
+	return m
+}
+
+func gauge(name, help string, f func() float64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
+}
+
+func (m *metrics) lagBytes() float64 {
+	end, stored := m.walEnd.Load(), m.stored.Load()
+	if !m.owned.Load() || end <= stored {
+		return 0
+	}
+	return float64(end - stored)
+}
+
+func (m *metrics) lagSeconds() float64 {
+	since := cmp.Or(m.commitSince.Load(), m.openSince.Load())
+	if since == 0 {
+		return 0
+	}
+	return max(0, time.Since(time.Unix(0, since)).Seconds())
+}
+
+func (m *metrics) ownedFloat() float64 {
+	if m.owned.Load() {
+		return 1
+	}
+	return 0
+}
+
+func (m *metrics) checkpointAge() float64 {
+	at := m.storedAt.Load()
+	if at == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, at)).Seconds()
+}

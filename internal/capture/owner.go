@@ -1,0 +1,264 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fraiseql/weir/internal/event"
+)
+
+// Sink takes a batch of changes, in commit order, inside the transaction that advances the checkpoint over them. It
+// may be called again with the same changes, or with a part of them, when that transaction was rolled back.
+type Sink interface {
+	Commit(ctx context.Context, tx pgx.Tx, batch []event.Change) error
+}
+
+// Options is what a Stream needs beside its Config.
+type Options struct {
+	SourceURL    string // the database with the change log and the slot
+	DatabaseURL  string // the database with the checkpoint
+	Installation string
+	ClientID     string // who owns the stream; part of each session's application_name
+	Sink         Sink
+	Logger       *slog.Logger
+	Registerer   prometheus.Registerer
+}
+
+// State is what a Stream is doing.
+type State string
+
+// A stream connects, then either reads or stands by for the worker that does.
+const (
+	Connecting State = "connecting"
+	Standby    State = "standby"
+	Streaming  State = "streaming"
+)
+
+// Health is a moment's view of a Stream, for readiness and status.
+type Health struct {
+	State State
+	Err   string // why it is not streaming, "" when it is or stands by
+}
+
+// Stream reads the slot and hands every change to the sink, exactly once. One worker at a time owns it.
+type Stream struct {
+	cfg      Config
+	opts     Options
+	log      *slog.Logger
+	metrics  *metrics
+	verified chan struct{} // closed once the checkpoint was found to belong to this source
+	once     sync.Once
+
+	mu     sync.Mutex // guards health
+	health Health
+}
+
+var (
+	errStandby = errors.New("another worker reads the stream")
+	errFenced  = errors.New("the checkpoint was taken over by another worker")
+)
+
+const (
+	standbyPoll = 500 * time.Millisecond
+	backoffMin  = 200 * time.Millisecond
+	backoffMax  = 10 * time.Second
+)
+
+// New makes a stream; Run reads it.
+func New(cfg Config, opts Options) *Stream {
+	return &Stream{
+		cfg: cfg.WithDefaults(), opts: opts, log: opts.Logger.With("component", "capture"),
+		metrics: newMetrics(opts.Registerer), verified: make(chan struct{}), health: Health{State: Connecting},
+	}
+}
+
+// Verified is closed when the source has been found to be the one that the checkpoint belongs to. Until then nothing
+// may be delivered: this may be a copy of somebody's production (a restored dump, a cloned disk).
+func (s *Stream) Verified() <-chan struct{} { return s.verified }
+
+// Health tells what the stream is doing. Safe for concurrent use.
+func (s *Stream) Health() Health {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.health
+}
+
+func (s *Stream) setHealth(state State, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.health = Health{State: state}
+	if err != nil {
+		s.health.Err = err.Error()
+	}
+	s.metrics.owned.Store(state == Streaming)
+}
+
+// Run reads the stream, or stands by for it, until the context ends (nil) or the source turns out to be set up wrongly
+// (a *SetupError). It waits for an unreachable database for ever.
+func (s *Stream) Run(ctx context.Context) error {
+	backoff, logged := backoffMin, ""
+	for {
+		began := time.Now()
+		err := s.attempt(ctx)
+		var setup *SetupError
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.As(err, &setup):
+			return err
+		case errors.Is(err, errStandby):
+			s.standBy()
+			backoff, logged = backoffMin, ""
+			sleep(ctx, standbyPoll)
+			continue
+		}
+		s.setHealth(Connecting, err)
+		s.metrics.reconnects.Inc()
+		if time.Since(began) > backoffMax {
+			backoff, logged = backoffMin, ""
+		}
+		if err.Error() != logged {
+			s.log.Warn("stream interrupted, connecting again", "error", err)
+			logged = err.Error()
+		}
+		sleep(ctx, backoff/2+rand.N(backoff)) //nolint:gosec // jitter needs no secrecy
+		backoff = min(2*backoff, backoffMax)
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// attempt connects, takes the stream and reads it until something fails. It returns only when all of its goroutines
+// and connections are gone.
+func (s *Stream) attempt(ctx context.Context) error {
+	src, err := sourceConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
+	if err != nil {
+		return fmt.Errorf("connect to the source: %w", err)
+	}
+	defer closeConn(ctx, src)
+	dst, err := ingestConnect(ctx, s.opts.DatabaseURL, s.opts.ClientID)
+	if err != nil {
+		return fmt.Errorf("connect to the database: %w", err)
+	}
+	defer closeConn(ctx, dst)
+	start, err := s.await(ctx, src, dst)
+	if err != nil {
+		return err
+	}
+	repl, err := s.startReplication(ctx, start.checkpoint.LSN)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = repl.Close(context.WithoutCancel(ctx)) }()
+	return s.own(ctx, src, dst, repl, start)
+}
+
+// await settles the start and, while another worker has the slot, waits for it to let go.
+func (s *Stream) await(ctx context.Context, src, dst *pgx.Conn) (start, error) {
+	for {
+		start, err := s.settle(ctx, src, dst)
+		if err != nil {
+			return start, err
+		}
+		s.once.Do(func() { close(s.verified) })
+		if !start.active {
+			return start, nil
+		}
+		s.standBy()
+		for slot := (&slotRow{Active: true}); slot != nil && slot.Active; {
+			if sleep(ctx, standbyPoll); ctx.Err() != nil {
+				return start, ctx.Err()
+			}
+			if slot, err = readSlot(ctx, src, s.cfg); err != nil {
+				return start, fmt.Errorf("read the slot: %w", err)
+			}
+		}
+	}
+}
+
+func (s *Stream) standBy() {
+	if s.Health().State != Standby {
+		s.log.Info("standing by: another worker reads the stream", "slot", s.cfg.Slot)
+	}
+	s.setHealth(Standby, nil)
+}
+
+// startReplication takes the slot: PostgreSQL lets one walsender have it, which makes it the mutex between workers.
+func (s *Stream) startReplication(ctx context.Context, from event.LSN) (*pgconn.PgConn, error) {
+	repl, err := replicationConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
+	if err != nil {
+		return nil, fmt.Errorf("open a replication connection: %w", err)
+	}
+	err = pglogrepl.StartReplication(ctx, repl, string(s.cfg.Slot), pglogrepl.LSN(from), pglogrepl.StartReplicationOptions{
+		Mode: pglogrepl.LogicalReplication,
+		PluginArgs: []string{
+			"proto_version '1'", fmt.Sprintf("publication_names '%s'", s.cfg.Publication), "messages 'true'",
+		},
+	})
+	if err == nil {
+		return repl, nil
+	}
+	_ = repl.Close(context.WithoutCancel(ctx))
+	if hasCode(err, "55006") { // object_in_use
+		return nil, errStandby
+	}
+	return nil, fmt.Errorf("start replication: %w", err)
+}
+
+// own takes the epoch and then reads the checkpoint, in this order: whoever had the stream before us is fenced from
+// here on, so the checkpoint cannot move under us.
+func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgConn, start start) error {
+	cp, err := takeCheckpoint(ctx, dst, s.opts.ClientID)
+	if err != nil {
+		return err
+	}
+	s.setHealth(Streaming, nil)
+	defer s.setHealth(Connecting, nil)
+	s.log.Info("reading the stream", "slot", s.cfg.Slot, "position", cp.Position.String(), "epoch", cp.Epoch)
+
+	var stored atomic.Uint64
+	stored.Store(uint64(start.confirmed))
+	if cp.Position.Index == 0 {
+		stored.Store(uint64(cp.Position.LSN))
+	}
+	s.metrics.stored.Store(stored.Load())
+	s.metrics.storedAt.Store(time.Now().UnixNano())
+	batches := make(chan *batch)
+	reader := stream{
+		conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: &stored, metrics: s.metrics,
+	}
+	writer := committer{
+		conn: dst, sink: s.opts.Sink, epoch: cp.Epoch, pos: cp.Position, stored: &stored, metrics: s.metrics, log: s.log,
+	}
+	beat := heartbeat{conn: src, slot: s.cfg.Slot, every: s.cfg.Heartbeat.Std(), metrics: s.metrics}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return reader.run(ctx) })
+	group.Go(func() error { return writer.run(ctx, batches) })
+	group.Go(func() error { return beat.run(ctx) })
+	return group.Wait()
+}
+
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // nothing is left to do with a connection that does not close
+}

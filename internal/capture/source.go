@@ -1,0 +1,362 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/fraiseql/weir/internal/event"
+)
+
+// SetupError is a source that cannot be captured as it is. Waiting does not help; the hint says what mends it.
+type SetupError struct {
+	Problem string
+	Hint    string // a statement or command, for people to run
+}
+
+func (e *SetupError) Error() string { return e.Problem + "; to mend it: " + e.Hint }
+
+// Finding is one thing that preflight looked at, for `weir doctor`.
+type Finding struct {
+	Check   string `json:"check"`
+	OK      bool   `json:"ok"`
+	Problem string `json:"problem,omitempty"`
+	Mend    string `json:"mend,omitempty"` // the statement that mends it
+}
+
+// slotRow is what pg_replication_slots says of our slot.
+type slotRow struct {
+	Active    bool
+	Confirmed event.LSN
+	Status    string // reserved, extended, unreserved, lost
+	Plugin    string
+	Database  string
+}
+
+const minServerVersion = 140000
+
+// sourceConnect opens an ordinary connection to the source whose text forms are what row expects.
+func sourceConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("source.url: %w", err)
+	}
+	setSession(&cfg.Config, clientID)
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// replicationConnect opens a walsender.
+func replicationConnect(ctx context.Context, url, clientID string) (*pgconn.PgConn, error) {
+	cfg, err := pgconn.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("source.url: %w", err)
+	}
+	setSession(cfg, clientID)
+	cfg.RuntimeParams["replication"] = "database"
+	return pgconn.ConnectConfig(ctx, cfg)
+}
+
+func setSession(cfg *pgconn.Config, clientID string) {
+	cfg.RuntimeParams["application_name"] = "weir:" + clientID
+	cfg.RuntimeParams["datestyle"] = "ISO"
+	cfg.RuntimeParams["timezone"] = "UTC"
+	cfg.RuntimeParams["client_encoding"] = "UTF8"
+}
+
+// Preflight looks at the source and reports each check, without changing anything.
+func Preflight(ctx context.Context, conn *pgx.Conn, cfg Config) ([]Finding, error) {
+	cfg = cfg.WithDefaults()
+	var findings []Finding
+	for _, c := range []struct {
+		name  string
+		check func(context.Context, *pgx.Conn, Config) error
+	}{
+		{"server version", checkVersion},
+		{"wal_level", checkWALLevel},
+		{"replication privilege", checkPrivilege},
+		{"change log", checkChangeLog},
+		{"publication", checkPublication},
+		{"replication slot", checkSlot},
+	} {
+		f := Finding{Check: c.name, OK: true}
+		if err := c.check(ctx, conn, cfg); err != nil {
+			var setup *SetupError
+			if !errors.As(err, &setup) {
+				return nil, fmt.Errorf("check %s: %w", c.name, err)
+			}
+			f.OK, f.Problem, f.Mend = false, setup.Problem, setup.Hint
+		}
+		findings = append(findings, f)
+	}
+	return findings, nil
+}
+
+func checkVersion(ctx context.Context, conn *pgx.Conn, _ Config) error {
+	var num int
+	var text string
+	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version')`).
+		Scan(&num, &text)
+	if err == nil && num < minServerVersion {
+		return &SetupError{"PostgreSQL " + text + " is older than 14", "upgrade the server to PostgreSQL 14 or newer"}
+	}
+	return err
+}
+
+func checkWALLevel(ctx context.Context, conn *pgx.Conn, _ Config) error {
+	var level string
+	if err := conn.QueryRow(ctx, `SELECT current_setting('wal_level')`).Scan(&level); err != nil {
+		return err
+	}
+	if level != "logical" {
+		return &SetupError{
+			fmt.Sprintf("wal_level is %s, logical replication needs logical", level),
+			"ALTER SYSTEM SET wal_level = 'logical'; then restart PostgreSQL",
+		}
+	}
+	return nil
+}
+
+func checkPrivilege(ctx context.Context, conn *pgx.Conn, _ Config) error {
+	var user string
+	var ok bool
+	// Managed services hand the privilege out as membership of a role of theirs.
+	err := conn.QueryRow(ctx, `
+		SELECT current_user, rolreplication OR rolsuper OR EXISTS (
+			SELECT FROM pg_roles g WHERE g.rolname IN ('rds_replication', 'cloudsqlreplica', 'azure_pg_admin')
+			   AND pg_has_role(current_user, g.oid, 'member'))
+		  FROM pg_roles WHERE rolname = current_user`).Scan(&user, &ok)
+	if err == nil && !ok {
+		return &SetupError{
+			fmt.Sprintf("role %s may not replicate", user),
+			fmt.Sprintf("ALTER ROLE %s REPLICATION;", pgx.Identifier{user}.Sanitize()),
+		}
+	}
+	return err
+}
+
+func checkChangeLog(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	if *cfg.ChangeLog == (Table{}) {
+		return nil
+	}
+	names, err := columnNames(ctx, conn, *cfg.ChangeLog)
+	if err != nil {
+		return err
+	}
+	have := map[string]bool{}
+	for _, name := range names {
+		have[name] = true
+	}
+	var missing []string
+	for _, c := range columns {
+		if c.required && !have[c.name] {
+			missing = append(missing, c.name)
+		}
+	}
+	switch {
+	case len(names) == 0:
+		return &SetupError{fmt.Sprintf("table %s does not exist", cfg.ChangeLog), "weir migrate up"}
+	case len(missing) > 0:
+		return &SetupError{
+			fmt.Sprintf("table %s lacks %s", cfg.ChangeLog, strings.Join(missing, ", ")), "weir migrate up",
+		}
+	}
+	return nil
+}
+
+// publicationSQL creates the change log's publication: inserts only, so that later updates of log rows cost nothing.
+func publicationSQL(cfg Config) string {
+	name := pgx.Identifier{string(cfg.Publication)}.Sanitize()
+	const with = ` WITH (publish = 'insert', publish_via_partition_root = true)`
+	if *cfg.ChangeLog == (Table{}) {
+		return "CREATE PUBLICATION " + name + with
+	}
+	return "CREATE PUBLICATION " + name + " FOR TABLE " + cfg.ChangeLog.SQL() + with
+}
+
+func checkPublication(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	var exists, inserts, covers bool
+	err := conn.QueryRow(ctx, `
+		SELECT count(*) > 0, coalesce(bool_and(pubinsert), false), EXISTS (
+			SELECT FROM pg_publication_tables WHERE pubname = $1 AND schemaname = $2 AND tablename = $3)
+		  FROM pg_publication WHERE pubname = $1`,
+		string(cfg.Publication), cfg.ChangeLog.Schema, cfg.ChangeLog.Name).Scan(&exists, &inserts, &covers)
+	name := pgx.Identifier{string(cfg.Publication)}.Sanitize()
+	switch {
+	case err != nil:
+		return err
+	case !exists:
+		return &SetupError{fmt.Sprintf("publication %s does not exist", cfg.Publication), publicationSQL(cfg) + ";"}
+	case *cfg.ChangeLog == (Table{}):
+		return nil
+	case !inserts:
+		return &SetupError{
+			fmt.Sprintf("publication %s does not publish inserts", cfg.Publication),
+			fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert');", name),
+		}
+	case !covers:
+		return &SetupError{
+			fmt.Sprintf("publication %s does not contain %s", cfg.Publication, cfg.ChangeLog),
+			fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s;", name, cfg.ChangeLog.SQL()),
+		}
+	}
+	return nil
+}
+
+func checkSlot(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	slot, err := readSlot(ctx, conn, cfg)
+	if err != nil || slot == nil {
+		return err // a slot that is not there yet is made by the worker
+	}
+	return slot.usable(ctx, conn, cfg)
+}
+
+func (s *slotRow) usable(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	var database string
+	if err := conn.QueryRow(ctx, `SELECT current_database()`).Scan(&database); err != nil {
+		return err
+	}
+	switch {
+	case s.Plugin != "pgoutput" || s.Database != database:
+		return &SetupError{
+			fmt.Sprintf("slot %s is of plugin %s in database %s: it belongs to something else", cfg.Slot, s.Plugin, s.Database),
+			"give Weir a slot of its own with source.slot",
+		}
+	case s.Status == "lost":
+		return &SetupError{
+			fmt.Sprintf("slot %s is lost: the server removed WAL that it still needed (max_slot_wal_keep_size)", cfg.Slot),
+			gapHint(cfg),
+		}
+	}
+	return nil
+}
+
+// gapHint is how to go on where continuity cannot be proven.
+func gapHint(cfg Config) string {
+	return fmt.Sprintf("changes since the checkpoint may be missing; look at them in the change log, then start anew at the "+
+		"present: SELECT pg_drop_replication_slot('%s') if it exists, and DELETE FROM weir.checkpoint;", cfg.Slot)
+}
+
+func readSlot(ctx context.Context, conn *pgx.Conn, cfg Config) (*slotRow, error) {
+	var s slotRow
+	var confirmed string
+	err := conn.QueryRow(ctx, `
+		SELECT active, coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(wal_status, ''), coalesce(plugin, ''), coalesce(database, '')
+		  FROM pg_replication_slots WHERE slot_name = $1`, string(cfg.Slot)).
+		Scan(&s.Active, &confirmed, &s.Status, &s.Plugin, &s.Database)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.Confirmed, err = event.ParseLSN(confirmed)
+	return &s, err
+}
+
+// prepare makes the publication, if it may, and checks the rest of what streaming needs. The slot comes after the
+// publication: a slot cannot decode with a publication that is younger than the position it starts from.
+func prepare(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	for _, check := range []func(context.Context, *pgx.Conn, Config) error{
+		checkVersion, checkWALLevel, checkPrivilege, checkChangeLog,
+	} {
+		if err := check(ctx, conn, cfg); err != nil {
+			return err
+		}
+	}
+	if err := createPublication(ctx, conn, cfg); err != nil {
+		return err
+	}
+	return checkPublication(ctx, conn, cfg)
+}
+
+// createPublication makes the publication where there is none. One that exists is somebody's: it is checked, not changed.
+func createPublication(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	var exists bool
+	err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, string(cfg.Publication)).Scan(&exists)
+	if err != nil || exists {
+		return err
+	}
+	_, err = conn.Exec(ctx, publicationSQL(cfg))
+	switch {
+	case hasCode(err, "42710"): // another worker was first
+		return nil
+	case hasCode(err, "42501"):
+		return nil // we may not: the check says what its owner has to do
+	case err != nil:
+		return fmt.Errorf("create publication %s: %w", cfg.Publication, err)
+	}
+	return nil
+}
+
+// createSlot makes the slot, with failover where the server has it (17). It waits for every transaction that is open
+// in the cluster, so it says whom it waits for.
+func createSlot(ctx context.Context, conn *pgx.Conn, cfg Config, logger *slog.Logger, watch func(context.Context) (*pgx.Conn, error)) error {
+	stop := reportWaiting(ctx, logger, watch)
+	defer stop()
+	sql := `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`
+	var version int
+	if err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		return err
+	}
+	if version >= 170000 {
+		sql = `SELECT pg_create_logical_replication_slot($1, 'pgoutput', failover => true)`
+	}
+	_, err := conn.Exec(ctx, sql, string(cfg.Slot))
+	if hasCode(err, "53400") {
+		return &SetupError{
+			"all replication slots are in use",
+			"ALTER SYSTEM SET max_replication_slots = 20; then restart PostgreSQL, or drop a slot that nobody uses",
+		}
+	}
+	if err != nil && !hasCode(err, "42710") {
+		return fmt.Errorf("create replication slot %s: %w", cfg.Slot, err)
+	}
+	return nil
+}
+
+// reportWaiting logs, every few seconds until stopped, which transactions the creation of a slot waits for.
+func reportWaiting(ctx context.Context, logger *slog.Logger, connect func(context.Context) (*pgx.Conn, error)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(5 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				logWaiting(ctx, logger, connect)
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+func logWaiting(ctx context.Context, logger *slog.Logger, connect func(context.Context) (*pgx.Conn, error)) {
+	conn, err := connect(ctx)
+	if err != nil {
+		return // the creation itself will say so
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	rows, _ := conn.Query(ctx, `
+		SELECT format('pid %s of %s in %s since %s', pid, coalesce(usename, '?'), coalesce(datname, '?'), xact_start::timestamptz(0))
+		  FROM pg_stat_activity
+		 WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 5`)
+	open, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err == nil && len(open) > 0 {
+		logger.Info("creating the replication slot waits for open transactions", "transactions", open)
+	}
+}
+
+func hasCode(err error, code string) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == code
+}

@@ -1,0 +1,206 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/fraiseql/weir/internal/event"
+)
+
+const (
+	// statusInterval is how often the server hears from us. Its wal_sender_timeout is a minute by default and is
+	// rarely set below ten seconds.
+	statusInterval = 2 * time.Second
+	// silenceProbe and silenceLimit watch over a connection that is alive but deaf: after the first we ask the server
+	// to answer, after the second we connect anew.
+	silenceProbe = 15 * time.Second
+	silenceLimit = 60 * time.Second
+)
+
+var errSilent = errors.New("the server was silent for too long")
+
+// confirmed is a position whose jobs are durable and which ends a whole transaction: all that may be told to the
+// server. Only the committer makes one, from what it has stored.
+type confirmed event.LSN
+
+// stream is the one goroutine on the replication connection: it receives, answers keepalives in time, also while a
+// batch waits for the database, and sends status.
+type stream struct {
+	conn    *pgconn.PgConn
+	dec     *decoder
+	after   event.Position // what is at or before it was ingested by an earlier run
+	batches chan<- *batch  // unbuffered: handing over means that the committer is free
+	stored  *atomic.Uint64 // a confirmed, written by the committer
+	metrics *metrics
+
+	open       *batch
+	deadline   time.Time
+	lastStatus time.Time
+	lastHeard  time.Time
+	told       confirmed
+}
+
+// run reads until the context ends or the connection does.
+func (s *stream) run(ctx context.Context) error {
+	// The connection's read deadline is the only timer: no goroutine and no context a message. Stopping moves it.
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.Conn().SetReadDeadline(time.Now()) })
+	defer stop()
+	s.begin()
+	s.lastHeard = time.Now()
+	for {
+		if err := s.tend(ctx, time.Now()); err != nil {
+			return err
+		}
+		// After the deadline was set, not before: else a stop in between would go unnoticed until it passes.
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		msg, err := s.conn.ReceiveMessage(context.WithoutCancel(ctx))
+		if err == nil {
+			err = s.handle(msg)
+		} else if pgconn.Timeout(err) {
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// tend does what is due between two messages: status, handing over a batch, the watchdog, the next deadline.
+func (s *stream) tend(ctx context.Context, now time.Time) error {
+	if err := s.sendStatus(ctx, now, false); err != nil {
+		return err
+	}
+	if s.open.ripe(now) {
+		if err := s.handOver(ctx); err != nil {
+			return err
+		}
+		now = time.Now()
+	}
+	if now.Sub(s.lastHeard) > silenceLimit {
+		return errSilent
+	}
+	wake := s.lastStatus.Add(statusInterval)
+	if s.open.worthStoring() {
+		wake = now.Add(batchLinger)
+	}
+	// Setting a deadline for each message would cost more than reading it: an early wake-up is harmless, and so is a
+	// late one by less than the linger.
+	if s.deadline.Before(now) || s.deadline.After(wake) {
+		s.deadline = wake
+		return s.conn.Conn().SetReadDeadline(wake)
+	}
+	return nil
+}
+
+func (s *stream) handle(msg pgproto3.BackendMessage) error {
+	now := time.Now()
+	s.lastHeard = now
+	switch m := msg.(type) {
+	case *pgproto3.CopyData:
+		return s.copyData(m.Data, now)
+	case *pgproto3.ErrorResponse:
+		return pgconn.ErrorResponseToPgError(m)
+	case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus:
+		return nil
+	default:
+		return fmt.Errorf("unexpected %T on the replication connection", msg)
+	}
+}
+
+func (s *stream) copyData(data []byte, now time.Time) error {
+	if len(data) == 0 {
+		return errTruncated
+	}
+	switch data[0] {
+	case pglogrepl.PrimaryKeepaliveMessageByteID:
+		k, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])
+		if err != nil {
+			return fmt.Errorf("decode keepalive: %w", err)
+		}
+		s.metrics.walEnd.Store(uint64(k.ServerWALEnd)) // for the lag only: keepalive positions are not adopted
+		if k.ReplyRequested {
+			s.lastStatus = time.Time{}
+		}
+		return nil
+	case pglogrepl.XLogDataByteID:
+		x, err := pglogrepl.ParseXLogData(data[1:])
+		if err != nil {
+			return fmt.Errorf("decode XLogData: %w", err)
+		}
+		s.metrics.walEnd.Store(uint64(x.ServerWALEnd))
+		s.metrics.bytes.Add(float64(len(x.WALData)))
+		d, err := s.dec.decode(x.WALData, s.after)
+		if err != nil {
+			return err
+		}
+		if d.change != nil && len(s.open.changes) == 0 {
+			s.metrics.openSince.Store(s.dec.committed.UnixNano())
+		}
+		s.open.add(d, len(x.WALData), now)
+		s.open.end, s.open.committed = s.dec.pos, s.dec.committed
+		return nil
+	default:
+		return fmt.Errorf("unexpected replication message %q", data[0])
+	}
+}
+
+// handOver gives the batch to the committer. When the committer is busy and the batch has room, it returns at once and
+// the batch goes on growing; a full batch waits, and with it the socket (that is the back-pressure), but not the status.
+func (s *stream) handOver(ctx context.Context) error {
+	select {
+	case s.batches <- s.open:
+		s.begin()
+		return nil
+	default:
+	}
+	if !s.open.full() {
+		return nil
+	}
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case s.batches <- s.open:
+			s.begin()
+			s.lastHeard = time.Now() // the silence was ours
+			return nil
+		case now := <-tick.C:
+			if err := s.sendStatus(ctx, now, true); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// begin opens the next batch.
+func (s *stream) begin() {
+	s.open = &batch{end: s.dec.pos}
+	s.metrics.openSince.Store(0)
+}
+
+// sendStatus confirms the stored position, when it moved past the interval or when forced.
+func (s *stream) sendStatus(ctx context.Context, now time.Time, force bool) error {
+	stored := confirmed(s.stored.Load())
+	due := now.Sub(s.lastStatus) >= statusInterval || (stored != s.told && now.Sub(s.lastStatus) >= statusInterval/10)
+	if !force && !due {
+		return nil
+	}
+	s.lastStatus, s.told = now, stored
+	lsn := pglogrepl.LSN(stored)
+	return pglogrepl.SendStandbyStatusUpdate(ctx, s.conn, pglogrepl.StandbyStatusUpdate{
+		WALWritePosition: lsn, WALFlushPosition: lsn, WALApplyPosition: lsn, // all three: pglogrepl replaces a 0
+		ClientTime:     now,
+		ReplyRequested: now.Sub(s.lastHeard) > silenceProbe,
+	})
+}

@@ -1,0 +1,131 @@
+// Package index is the history: it records every event once, in the transaction that makes its jobs, and gives it back
+// to the deliveries that name it.
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/store"
+)
+
+// ErrNotFound says that an event is not (or no longer) recorded.
+var ErrNotFound = errors.New("the event is not in weir.event")
+
+// Key names a row of weir.event.
+type Key struct {
+	Day time.Time // UTC midnight
+	ID  uuid.UUID
+	PK  int64
+}
+
+// KeyOf is the key of an event.
+func KeyOf(e *event.Event) Key { return Key{Day: e.Day(), ID: e.ID, PK: e.PK} }
+
+// Record is an event as it is stored.
+type Record struct {
+	Event   *event.Event
+	Payload []byte // the event's JSON, which receivers get as it is
+}
+
+// Index records and loads events. Safe for concurrent use.
+type Index struct {
+	recent recent
+}
+
+// New makes an index that keeps about cacheBytes of recent events in memory: most deliveries run soon after their event
+// was recorded, in the same process.
+func New(cacheBytes int) *Index {
+	return &Index{recent: recent{limit: cacheBytes, rows: map[Key]Record{}}}
+}
+
+// Record stores the events in the caller's transaction. An event that is there already makes it fail.
+func (x *Index) Record(ctx context.Context, tx pgx.Tx, events []*event.Event) error {
+	rows := make([]store.CopyEventsParams, len(events))
+	for i, e := range events {
+		payload, err := e.JSON()
+		if err != nil {
+			return err
+		}
+		rows[i] = store.CopyEventsParams{
+			Day: e.Day(), ID: e.ID, PK: e.PK, LSN: int64(e.LSN), TxIndex: e.TxIndex, //nolint:gosec // an LSN's bits
+			EventType: string(e.Type), EntityType: e.EntityType, EntityID: e.EntityID, TenantID: e.TenantID,
+			CommitTime: time.Time(e.CommitTime), CreatedAt: time.Time(e.Timestamp), Payload: payload,
+		}
+	}
+	if _, err := store.New().CopyEvents(ctx, tx, rows); err != nil {
+		return fmt.Errorf("record events: %w", err)
+	}
+	// Should the transaction be rolled back, what is kept here is still what the event's next ingest will store.
+	for i, e := range events {
+		x.recent.put(KeyOf(e), Record{Event: e, Payload: rows[i].Payload})
+	}
+	return nil
+}
+
+// Load returns an event, or ErrNotFound.
+func (x *Index) Load(ctx context.Context, db store.DBTX, key Key) (Record, error) {
+	if r, ok := x.recent.get(key); ok {
+		return r, nil
+	}
+	row, err := store.New().GetEvent(ctx, db, store.GetEventParams{Day: key.Day, ID: key.ID, PK: key.PK})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Record{}, ErrNotFound
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("load event %s: %w", key.ID, err)
+	}
+	e, err := event.Parse(row.Payload)
+	if err != nil {
+		return Record{}, err
+	}
+	e.PK, e.TxIndex = row.PK, row.TxIndex
+	r := Record{Event: e, Payload: row.Payload}
+	x.recent.put(key, r)
+	return r, nil
+}
+
+// recent is a first-in-first-out cache bounded by bytes. Events are immutable, so nothing in it goes stale.
+type recent struct {
+	limit int
+
+	mu    sync.Mutex // guards the rest
+	rows  map[Key]Record
+	order []Key
+	bytes int
+}
+
+// weight guesses what a record costs: the payload, the event's own copy of its data, and the rest of the event.
+func weight(r Record) int { return 2*len(r.Payload) + 1<<10 }
+
+func (r *recent) get(key Key) (Record, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec, ok := r.rows[key]
+	return rec, ok
+}
+
+func (r *recent) put(key Key, rec Record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old, ok := r.rows[key]; ok {
+		r.bytes -= weight(old)
+	} else {
+		r.order = append(r.order, key)
+	}
+	r.rows[key] = rec
+	r.bytes += weight(rec)
+	for r.bytes > r.limit && len(r.order) > 1 {
+		oldest := r.order[0]
+		r.order = r.order[1:]
+		r.bytes -= weight(r.rows[oldest])
+		delete(r.rows, oldest)
+	}
+}

@@ -1,0 +1,111 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+)
+
+// TB is what this package needs of testing.TB.
+type TB interface {
+	Helper()
+	Context() context.Context
+	Cleanup(func())
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// TestDatabase is Database for a test: dropped when it ends. A failure ends the test.
+func (p *Postgres) TestDatabase(t TB) (databaseURL string) {
+	t.Helper()
+	return forTest(t, p.Database)
+}
+
+// TestEmptyDatabase is like TestDatabase, but nothing has been migrated.
+func (p *Postgres) TestEmptyDatabase(t TB) (databaseURL string) {
+	t.Helper()
+	return forTest(t, p.EmptyDatabase)
+}
+
+func forTest(t TB, create func(context.Context) (string, func(context.Context) error, error)) string {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	databaseURL, drop, err := create(ctx)
+	if err != nil {
+		t.Fatalf("sandbox: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := drop(ctx); err != nil {
+			t.Errorf("sandbox: %v", err)
+		}
+	})
+	return databaseURL
+}
+
+// Suite is the one server of a test binary, opened when a test first asks for it, so that tests which need no database
+// do not wait for one. The zero value is ready:
+//
+//	var postgres sandbox.Suite
+//
+//	func TestMain(m *testing.M) { os.Exit(postgres.Main(m).Run()) }
+//
+//	func TestIngest(t *testing.T) {
+//		t.Parallel()
+//		databaseURL := postgres.Database(t)
+//		…
+//
+// With goleak: goleak.VerifyTestMain(postgres.Main(m)). Safe for concurrent use. Tests that restart or kill a server
+// start their own with StartPostgres.
+type Suite struct {
+	Options PostgresOptions
+
+	once   sync.Once
+	server *Postgres
+	err    error
+}
+
+// Runner is what *testing.M is, and what goleak wants.
+type Runner interface{ Run() int }
+
+// Main wraps m so that Run also stops the server. It reports 1 if all tests passed and that failed.
+func (s *Suite) Main(m Runner) Runner { return suiteRun{suite: s, tests: m} }
+
+type suiteRun struct {
+	suite *Suite
+	tests Runner
+}
+
+func (r suiteRun) Run() int {
+	code := r.tests.Run()
+	if r.suite.server == nil {
+		return code
+	}
+	if err := r.suite.server.Stop(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "sandbox: stop PostgreSQL:", err)
+		return max(code, 1)
+	}
+	return code
+}
+
+// Postgres returns the server and opens it if need be. A failure ends this test and every later one that asks.
+func (s *Suite) Postgres(t TB) *Postgres {
+	t.Helper()
+	s.once.Do(func() { s.server, s.err = Open(context.WithoutCancel(t.Context()), s.Options) })
+	if s.err != nil {
+		t.Fatalf("sandbox: %v", s.err)
+	}
+	return s.server
+}
+
+// Database is the URL of a migrated database of this test's own.
+func (s *Suite) Database(t TB) (databaseURL string) {
+	t.Helper()
+	return s.Postgres(t).TestDatabase(t)
+}
+
+// EmptyDatabase is the URL of a database of this test's own in which nothing has been migrated.
+func (s *Suite) EmptyDatabase(t TB) (databaseURL string) {
+	t.Helper()
+	return s.Postgres(t).TestEmptyDatabase(t)
+}
