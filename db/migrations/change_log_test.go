@@ -104,7 +104,8 @@ func TestOldChangeLogIsCompleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	if rows != 101 || numbered != 1 || dated != 101 || columns != 26 {
-		t.Errorf("got %d rows, %d with seq, %d with created_at, %d columns, want 101, 1, 101 and 26", rows, numbered, dated, columns)
+		t.Errorf("got %d rows, %d with seq, %d with created_at, %d columns, want 101, 1, 101 and 26",
+			rows, numbered, dated, columns)
 	}
 	want := newDatabase(t)
 	if err := migrations.InstallChangeLog(t.Context(), want.url); err != nil {
@@ -153,7 +154,8 @@ func TestBusyChangeLog(t *testing.T) {
 func TestInstallChangeLog(t *testing.T) {
 	t.Parallel()
 	source, whole := newDatabase(t), migrated(t)
-	source.exec(`CREATE TABLE goose_db_version (version_id bigint, is_applied boolean); INSERT INTO goose_db_version VALUES (7, true)`)
+	source.exec(`CREATE TABLE goose_db_version (version_id bigint, is_applied boolean);
+		INSERT INTO goose_db_version VALUES (7, true)`)
 	public := source.dump("public")
 	for range 2 {
 		if err := migrations.InstallChangeLog(t.Context(), source.url); err != nil {

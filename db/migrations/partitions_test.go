@@ -31,7 +31,8 @@ func TestEnsurePartitionsMovesRowsOfTheDefault(t *testing.T) {
 	for _, day := range []time.Time{first, first, first.AddDate(0, 0, 1), first.AddDate(100, 0, 0)} {
 		db.exec(insertEvent, day)
 	}
-	db.exec(`INSERT INTO weir.outcome (day, delivery_id, event_id, event_pk, observer, action, action_type, entity_type, entity_id, state)
+	db.exec(`INSERT INTO weir.outcome
+			(day, delivery_id, event_id, event_pk, observer, action, action_type, entity_type, entity_id, state)
 		VALUES ($1, gen_random_uuid(), gen_random_uuid(), 1, 'o', 'a', 'log', 'Order', '1', 'completed')`, first)
 
 	for i, want := range []int{4, 0} { // two days of two tables, then nothing

@@ -79,7 +79,8 @@ func (f riverFile) render(all []rivermigrate.Migration) string {
 	if f.last >= riverLine {
 		columns, values = "line, version", "'main', "
 	}
-	fmt.Fprintf(&out, "INSERT INTO weir.river_migration (%s) SELECT %sgenerate_series(%d, %d);\n\n", columns, values, f.first, f.last)
+	fmt.Fprintf(&out, "INSERT INTO weir.river_migration (%s) SELECT %sgenerate_series(%d, %d);\n\n",
+		columns, values, f.first, f.last)
 	writeSchemaVersion(&out, f.number)
 
 	out.WriteString("\n-- +goose Down\n")
@@ -99,9 +100,11 @@ func writeStatement(out *strings.Builder, v rivermigrate.Migration, sql string) 
 	for line := range strings.Lines(strings.TrimSpace(sql)) {
 		lines = append(lines, strings.TrimRight(line, " \n"))
 	}
-	fmt.Fprintf(out, "-- River %d: %s\n-- +goose StatementBegin\n%s\n-- +goose StatementEnd\n\n", v.Version, v.Name, strings.Join(lines, "\n"))
+	fmt.Fprintf(out, "-- River %d: %s\n-- +goose StatementBegin\n%s\n-- +goose StatementEnd\n\n",
+		v.Version, v.Name, strings.Join(lines, "\n"))
 }
 
 func writeSchemaVersion(out *strings.Builder, version int) {
-	fmt.Fprintf(out, "CREATE OR REPLACE FUNCTION weir.schema_version() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT %d::bigint';\n", version)
+	fmt.Fprintf(out, "CREATE OR REPLACE FUNCTION weir.schema_version() "+
+		"RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT %d::bigint';\n", version)
 }

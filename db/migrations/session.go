@@ -182,11 +182,12 @@ func (s *session) hint(err *pgconn.PgError) string {
 	case insufficientPrivilege:
 		switch {
 		case strings.Contains(err.Message, "for database"):
-			return fmt.Sprintf("run GRANT CREATE ON DATABASE %s TO %s, or migrate as the owner of the database", database, role)
+			return fmt.Sprintf("run GRANT CREATE ON DATABASE %s TO %s, or migrate as the database's owner", database, role)
 		case strings.Contains(err.Message, "for schema public"):
-			return fmt.Sprintf("run GRANT CREATE ON SCHEMA public TO %s, or migrate as the owner of the database", role)
+			return fmt.Sprintf("run GRANT CREATE ON SCHEMA public TO %s, or migrate as the database's owner", role)
 		default:
-			return fmt.Sprintf("%s may not do this: migrate as a role that owns schemas weir and core (another one may run the worker)", role)
+			return fmt.Sprintf("%s may not do this: migrate as a role that owns schemas weir and core "+
+				"(the worker may run as another one)", role)
 		}
 	case invalidSchemaName:
 		return fmt.Sprintf("the search_path of %s names no schema that exists: set one, as in ?search_path=public", role)

@@ -1,6 +1,3 @@
--- Positions travel as bigint, here and in the other files: exact below 2^63, and no codec for pg_lsn has to be registered
--- on each connection. `lsn - '0/0'` is a position's number, `'0/0'::pg_lsn + number` the position.
-
 -- name: GetCheckpoint :one
 -- GetCheckpoint returns pgx.ErrNoRows before the first start.
 SELECT system_identifier, timeline, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,

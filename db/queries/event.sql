@@ -1,8 +1,10 @@
 -- name: CopyEvents :copyfrom
-INSERT INTO weir.event (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, tenant_id, commit_time, created_at, payload)
+INSERT INTO weir.event
+    (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, tenant_id, commit_time, created_at, payload)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
 -- name: GetEvent :one
+-- GetEvent reads one partition, by its primary key.
 SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
 FROM weir.event
 WHERE day = @day AND id = @id AND pk = @pk;
@@ -16,7 +18,8 @@ WHERE day = ANY(@days::date[]) AND id = ANY(@ids::uuid[])
   AND (day, id, pk) IN (SELECT unnest(@days::date[]), unnest(@ids::uuid[]), unnest(@pks::bigint[]));
 
 -- name: FindEventsByID :many
--- FindEventsByID looks into every partition, by index. More than one event can have the id: the change log's id is not unique.
+-- FindEventsByID looks into every partition, by index. More than one event can have the id: the change log's id is not
+-- unique.
 SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
 FROM weir.event
 WHERE id = @id

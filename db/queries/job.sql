@@ -1,5 +1,3 @@
--- Jobs are written by River; these are the questions that people ask about them, and what people do with dead letters.
-
 -- name: JobsOfEvent :many
 -- JobsOfEvent finds the jobs of an event by River's index on args.
 SELECT id, kind, queue, state::text AS state, attempt, max_attempts, created_at, attempted_at, scheduled_at, finalized_at,
@@ -66,3 +64,15 @@ RETURNING id, queue;
 DELETE FROM weir.river_job
 WHERE id = ANY(@ids::bigint[]) AND (state = 'discarded' OR (state = 'cancelled' AND metadata ? 'weir_dead_letter'))
 RETURNING id;
+
+-- name: WaitingQueues :many
+-- WaitingQueues names the queues that hold jobs to be worked. It leaps from name to name in the index on which River
+-- fetches, so that it costs the same with a backlog of millions.
+WITH RECURSIVE found AS (
+    SELECT s.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = s.state ORDER BY j.queue LIMIT 1) AS queue
+    FROM unnest(ARRAY['available', 'retryable', 'scheduled']::weir.river_job_state[]) AS s(state)
+    UNION ALL
+    SELECT f.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = f.state AND j.queue > f.queue ORDER BY j.queue LIMIT 1)
+    FROM found f WHERE f.queue IS NOT NULL
+)
+SELECT DISTINCT queue::text AS queue FROM found WHERE queue IS NOT NULL ORDER BY 1;

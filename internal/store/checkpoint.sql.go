@@ -46,7 +46,6 @@ func (q *Queries) AdvanceCheckpoint(ctx context.Context, db DBTX, arg AdvanceChe
 }
 
 const getCheckpoint = `-- name: GetCheckpoint :one
-
 SELECT system_identifier, timeline, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
        events, commit_time, created_at, updated_at
 FROM weir.checkpoint
@@ -68,8 +67,6 @@ type GetCheckpointRow struct {
 	UpdatedAt        time.Time
 }
 
-// Positions travel as bigint, here and in the other files: exact below 2^63, and no codec for pg_lsn has to be registered
-// on each connection. `lsn - '0/0'` is a position's number, `'0/0'::pg_lsn + number` the position.
 // GetCheckpoint returns pgx.ErrNoRows before the first start.
 func (q *Queries) GetCheckpoint(ctx context.Context, db DBTX) (GetCheckpointRow, error) {
 	row := db.QueryRow(ctx, getCheckpoint)

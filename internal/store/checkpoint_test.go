@@ -25,13 +25,13 @@ func TestCheckpoint(t *testing.T) {
 		}
 		for _, want := range []int64{1, 0} {
 			got, err := q.InsertCheckpoint(ctx, db, first)
-			if must(t, got, err) != want {
+			if err != nil || got != want {
 				t.Errorf("InsertCheckpoint changed %d rows, want %d", got, want)
 			}
 			first.LSN = 1
 		}
 		taken, err := q.TakeCheckpoint(ctx, db, "worker-1")
-		must(t, taken, err)
+		check(t, err)
 		if taken.LSN != bigLSN || taken.Epoch != 1 || taken.Owner != "worker-1" || taken.CommitTime != nil ||
 			taken.SystemIdentifier != "18446744073709551615" || taken.State != "streaming" {
 			t.Errorf("got %+v", taken)
@@ -45,9 +45,9 @@ func TestAdvanceCheckpointIsFenced(t *testing.T) {
 	inEachMode(t, func(t *testing.T, db *pgx.Conn) {
 		ctx, q := t.Context(), store.New()
 		_, err := q.InsertCheckpoint(ctx, db, store.InsertCheckpointParams{SystemIdentifier: "1", Slot: "weir", LSN: 100})
-		must(t, 0, err)
+		check(t, err)
 		_, err = q.TakeCheckpoint(ctx, db, "worker-1")
-		must(t, 0, err)
+		check(t, err)
 		at := time.Date(2026, 11, 23, 12, 0, 0, 123456000, time.UTC)
 		advance := store.AdvanceCheckpointParams{
 			FromLSN: 100, FromTxIndex: 0, Epoch: 1, LSN: bigLSN, TxIndex: 7, CommitTime: &at, Events: 5,
@@ -57,12 +57,12 @@ func TestAdvanceCheckpointIsFenced(t *testing.T) {
 		for name, arg := range map[string]store.AdvanceCheckpointParams{
 			"lsn": otherLSN, "index": otherIndex, "epoch": otherEpoch,
 		} {
-			if n, err := q.AdvanceCheckpoint(ctx, db, arg); must(t, n, err) != 0 {
+			if n, err := q.AdvanceCheckpoint(ctx, db, arg); err != nil || n != 0 {
 				t.Errorf("with another %s: advanced %d rows", name, n)
 			}
 		}
 		for _, want := range []int64{1, 0} {
-			if n, err := q.AdvanceCheckpoint(ctx, db, advance); must(t, n, err) != want {
+			if n, err := q.AdvanceCheckpoint(ctx, db, advance); err != nil || n != want {
 				t.Errorf("advanced %d rows, want %d", n, want)
 			}
 		}
@@ -70,11 +70,11 @@ func TestAdvanceCheckpointIsFenced(t *testing.T) {
 		n, err := q.AdvanceCheckpoint(ctx, db, store.AdvanceCheckpointParams{
 			FromLSN: bigLSN, FromTxIndex: 7, Epoch: 1, LSN: bigLSN + 1,
 		})
-		if must(t, n, err) != 1 {
+		if err != nil || n != 1 {
 			t.Errorf("advanced %d rows, want 1", n)
 		}
 		got, err := q.GetCheckpoint(ctx, db)
-		must(t, got, err)
+		check(t, err)
 		if got.LSN != bigLSN+1 || got.TxIndex != 0 || got.Events != 5 || got.CommitTime == nil || !got.CommitTime.Equal(at) {
 			t.Errorf("got %+v", got)
 		}
@@ -85,7 +85,7 @@ func TestSchemaVersion(t *testing.T) {
 	t.Parallel()
 	inEachMode(t, func(t *testing.T, db *pgx.Conn) {
 		version, err := store.New().SchemaVersion(t.Context(), db)
-		if must(t, version, err) != migrations.Version {
+		if err != nil || version != migrations.Version {
 			t.Errorf("got version %d, want %d", version, migrations.Version)
 		}
 	})

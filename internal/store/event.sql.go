@@ -61,7 +61,8 @@ type FindEventsByIDRow struct {
 	Payload    []byte
 }
 
-// FindEventsByID looks into every partition, by index. More than one event can have the id: the change log's id is not unique.
+// FindEventsByID looks into every partition, by index. More than one event can have the id: the change log's id is not
+// unique.
 func (q *Queries) FindEventsByID(ctx context.Context, db DBTX, id uuid.UUID) ([]FindEventsByIDRow, error) {
 	rows, err := db.Query(ctx, findEventsByID, id)
 	if err != nil {
@@ -112,6 +113,7 @@ type GetEventRow struct {
 	Payload    []byte
 }
 
+// GetEvent reads one partition, by its primary key.
 func (q *Queries) GetEvent(ctx context.Context, db DBTX, arg GetEventParams) (GetEventRow, error) {
 	row := db.QueryRow(ctx, getEvent, arg.Day, arg.ID, arg.PK)
 	var i GetEventRow

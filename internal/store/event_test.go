@@ -28,7 +28,7 @@ func newEvent(day time.Time, lsn, txIndex int64) store.CopyEventsParams {
 
 func copyEvents(t *testing.T, db *pgx.Conn, events ...store.CopyEventsParams) {
 	t.Helper()
-	if n, err := store.New().CopyEvents(t.Context(), db, events); must(t, n, err) != int64(len(events)) {
+	if n, err := store.New().CopyEvents(t.Context(), db, events); err != nil || n != int64(len(events)) {
 		t.Fatalf("copied %d events, want %d", n, len(events))
 	}
 }
@@ -43,7 +43,7 @@ func TestEvents(t *testing.T) {
 		copyEvents(t, db, a, b, c)
 
 		got, err := q.GetEvent(ctx, db, store.GetEventParams{Day: b.Day, ID: b.ID, PK: b.PK})
-		must(t, got, err)
+		check(t, err)
 		if !got.Day.Equal(b.Day) || got.ID != b.ID || got.PK != 2 || got.LSN != bigLSN || got.TxIndex != 2 ||
 			string(got.Payload) != payload || got.IngestedAt.IsZero() {
 			t.Errorf("got %+v, want %+v", got, b)
@@ -56,18 +56,20 @@ func TestEvents(t *testing.T) {
 		many, err := q.GetEvents(ctx, db, store.GetEventsParams{
 			Days: []time.Time{a.Day, c.Day, b.Day}, IDs: []uuid.UUID{a.ID, c.ID, a.ID}, PKs: []int64{a.PK, c.PK, a.PK},
 		})
-		must(t, many, err)
+		check(t, err)
 		slices.SortFunc(many, func(x, y store.GetEventsRow) int { return int(x.TxIndex - y.TxIndex) })
 		if len(many) != 2 || many[0].ID != a.ID || many[0].PK != a.PK || many[1].ID != c.ID {
 			t.Errorf("got %+v, want a and c", many)
 		}
 
 		found, err := q.FindEventsByID(ctx, db, a.ID)
-		if must(t, found, err); len(found) != 2 || found[0].PK != 1 || found[1].PK != 2 {
+		check(t, err)
+		if len(found) != 2 || found[0].PK != 1 || found[1].PK != 2 {
 			t.Errorf("got %+v, want a and b in commit order", found)
 		}
 		last, err := q.LastEvents(ctx, db, 2)
-		if must(t, last, err); len(last) != 2 || last[0].PK != 2 || last[1].ID != c.ID {
+		check(t, err)
+		if len(last) != 2 || last[0].PK != 2 || last[1].ID != c.ID {
 			t.Errorf("got %+v, want b and c", last)
 		}
 	})
@@ -84,7 +86,7 @@ func TestCopyEventsRefusesRepeats(t *testing.T) {
 	if !errors.As(err, &server) || server.Code != "23505" {
 		t.Errorf("got error %v, want a unique violation", err)
 	}
-	if last, err := store.New().LastEvents(t.Context(), db, 10); must(t, len(last), err) != 1 {
+	if last, err := store.New().LastEvents(t.Context(), db, 10); err != nil || len(last) != 1 {
 		t.Errorf("got %d events, want 1", len(last))
 	}
 }
@@ -123,13 +125,13 @@ func TestEventPlans(t *testing.T) {
 	} {
 		for _, plan := range []string{"force_custom_plan", "force_generic_plan"} {
 			_, err := db.Exec(t.Context(), "VACUUM ANALYZE weir.event")
-			must(t, 0, err)
+			check(t, err)
 			_, err = db.Exec(t.Context(), "SET plan_cache_mode = "+plan)
-			must(t, 0, err)
+			check(t, err)
 			rows, err := db.Query(t.Context(), test.sql, test.args...)
-			must(t, 0, err)
+			check(t, err)
 			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-			must(t, 0, err)
+			check(t, err)
 			text := strings.Join(lines, "\n")
 			read := 0
 			for _, line := range lines {
@@ -150,8 +152,9 @@ func TestEnsurePartitions(t *testing.T) {
 	inEachMode(t, func(t *testing.T, db *pgx.Conn) {
 		day := time.Date(2040, 2, 28, 0, 0, 0, 0, time.UTC)
 		for _, want := range []int32{4, 0} {
-			n, err := store.New().EnsurePartitions(t.Context(), db, store.EnsurePartitionsParams{First: day, Last: day.AddDate(0, 0, 1)})
-			if must(t, n, err) != want {
+			days := store.EnsurePartitionsParams{First: day, Last: day.AddDate(0, 0, 1)}
+			n, err := store.New().EnsurePartitions(t.Context(), db, days)
+			if err != nil || n != want {
 				t.Errorf("made %d partitions, want %d", n, want)
 			}
 		}

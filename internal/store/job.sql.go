@@ -145,7 +145,6 @@ func (q *Queries) GetDeadLetter(ctx context.Context, db DBTX, id int64) (DeadLet
 }
 
 const jobsOfEvent = `-- name: JobsOfEvent :many
-
 SELECT id, kind, queue, state::text AS state, attempt, max_attempts, created_at, attempted_at, scheduled_at, finalized_at,
        args, metadata, errors
 FROM weir.river_job
@@ -169,7 +168,6 @@ type JobsOfEventRow struct {
 	Errors      [][]byte
 }
 
-// Jobs are written by River; these are the questions that people ask about them, and what people do with dead letters.
 // JobsOfEvent finds the jobs of an event by River's index on args.
 func (q *Queries) JobsOfEvent(ctx context.Context, db DBTX, eventID string) ([]JobsOfEventRow, error) {
 	rows, err := db.Query(ctx, jobsOfEvent, eventID)
@@ -343,6 +341,39 @@ func (q *Queries) RetryDeadLetters(ctx context.Context, db DBTX, ids []int64) ([
 			return nil, err
 		}
 		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const waitingQueues = `-- name: WaitingQueues :many
+WITH RECURSIVE found AS (
+    SELECT s.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = s.state ORDER BY j.queue LIMIT 1) AS queue
+    FROM unnest(ARRAY['available', 'retryable', 'scheduled']::weir.river_job_state[]) AS s(state)
+    UNION ALL
+    SELECT f.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = f.state AND j.queue > f.queue ORDER BY j.queue LIMIT 1)
+    FROM found f WHERE f.queue IS NOT NULL
+)
+SELECT DISTINCT queue::text AS queue FROM found WHERE queue IS NOT NULL ORDER BY 1
+`
+
+// WaitingQueues names the queues that hold jobs to be worked. It leaps from name to name in the index on which River
+// fetches, so that it costs the same with a backlog of millions.
+func (q *Queries) WaitingQueues(ctx context.Context, db DBTX) ([]string, error) {
+	rows, err := db.Query(ctx, waitingQueues)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var queue string
+		if err := rows.Scan(&queue); err != nil {
+			return nil, err
+		}
+		items = append(items, queue)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

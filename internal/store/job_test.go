@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,32 +24,26 @@ type job struct {
 
 func insertJob(t *testing.T, db *pgx.Conn, j job) (id int64) {
 	t.Helper()
-	args := must2(json.Marshal(map[string]any{
+	type object map[string]any
+	args := object{
 		"observer": j.observer, "action": j.action, "entity": "Order", "event_id": "event of " + j.observer, "lsn": "0/1",
-	}))
-	var failures []string
+	}
+	var failures []object
 	for i, text := range j.errors {
-		failures = append(failures, string(must2(json.Marshal(map[string]any{"attempt": i + 1, "error": text}))))
+		failures = append(failures, object{"attempt": i + 1, "error": text})
 	}
 	var finalized *time.Time
 	if j.state == "discarded" || j.state == "cancelled" || j.state == "completed" {
 		finalized = &j.finalized
 	}
-	if j.metadata == "" {
-		j.metadata = "{}"
-	}
 	err := db.QueryRow(t.Context(), `
-		INSERT INTO weir.river_job (state, kind, queue, args, metadata, errors, attempt, max_attempts, attempted_at, finalized_at)
-		VALUES ($1::text::weir.river_job_state, 'weir_webhook', $2, $3::text::jsonb, $4::text::jsonb, $5::text[]::jsonb[], 3, 3, now(), $6)
-		RETURNING id`, j.state, j.queue, string(args), j.metadata, failures, finalized).Scan(&id)
-	return must(t, id, err)
-}
-
-func must2(raw []byte, err error) []byte {
-	if err != nil {
-		panic(err)
-	}
-	return raw
+		INSERT INTO weir.river_job
+			(state, kind, queue, args, metadata, errors, attempt, max_attempts, attempted_at, finalized_at)
+		VALUES ($1::text::weir.river_job_state, 'weir_webhook', $2, $3, $4::text::jsonb, $5, 3, 3, now(), $6)
+		RETURNING id`,
+		j.state, j.queue, args, cmp.Or(j.metadata, "{}"), failures, finalized).Scan(&id)
+	check(t, err)
+	return id
 }
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -92,12 +87,14 @@ func TestListDeadLetters(t *testing.T) {
 			"error":         {store.ListDeadLettersParams{MaxRows: 9, Error: text("refused by 100%")}, []int{0}},
 			"no such error": {store.ListDeadLettersParams{MaxRows: 9, Error: text("first")}, nil},
 			"all filters": {
-				store.ListDeadLettersParams{MaxRows: 9, Observer: text("a"), Action: text("y"), Since: &later, Error: text("GONE"), BeforeID: &ids[2]},
+				store.ListDeadLettersParams{
+					MaxRows: 9, Observer: text("a"), Action: text("y"), Since: &later, Error: text("GONE"), BeforeID: &ids[2],
+				},
 				[]int{1},
 			},
 		} {
 			list, err := store.New().ListDeadLetters(t.Context(), db, test.filter)
-			must(t, list, err)
+			check(t, err)
 			var got, want []int64
 			for _, letter := range list {
 				got = append(got, letter.ID)
@@ -117,7 +114,7 @@ func TestGetDeadLetter(t *testing.T) {
 	inEachMode(t, func(t *testing.T, db *pgx.Conn) {
 		ids := deadLetters(t, db)
 		got, err := store.New().GetDeadLetter(t.Context(), db, ids[0])
-		must(t, got, err)
+		check(t, err)
 		if got.Observer != "a" || got.Action != "x" || got.State != "discarded" || got.Queue != "erp" || got.Attempt != 3 ||
 			len(got.Errors) != 2 || got.LastError != "connection REFUSED by 100% of hosts" || !got.FinalizedAt.Equal(noon) {
 			t.Errorf("got %+v", got)
@@ -139,17 +136,19 @@ func TestDeadLetterCounts(t *testing.T) {
 	inEachMode(t, func(t *testing.T, db *pgx.Conn) {
 		deadLetters(t, db)
 		counts, err := store.New().CountDeadLetters(t.Context(), db)
-		must(t, counts, err)
+		check(t, err)
 		if got := fmt.Sprint(counts); got != "[{a 2} {b 1}]" {
 			t.Errorf("got counts %v", got)
 		}
 		stats, err := store.New().DeadLetterStats(t.Context(), db)
-		must(t, stats, err)
+		check(t, err)
 		var got []string
 		for _, s := range stats {
-			got = append(got, fmt.Sprintf("%s/%s %s %d since %s", s.Observer, s.Action, s.Reason, s.Jobs, s.Oldest.UTC().Format("15:04")))
+			oldest := s.Oldest.UTC().Format("15:04")
+			got = append(got, fmt.Sprintf("%s/%s %s %d since %s", s.Observer, s.Action, s.Reason, s.Jobs, oldest))
 		}
-		if want := []string{"a/x exhausted 1 since 12:00", "a/y gone 1 since 13:00", "b/x exhausted 1 since 14:00"}; !slices.Equal(got, want) {
+		want := []string{"a/x exhausted 1 since 12:00", "a/y gone 1 since 13:00", "b/x exhausted 1 since 14:00"}
+		if !slices.Equal(got, want) {
 			t.Errorf("got stats %q, want %q", got, want)
 		}
 	})
@@ -166,7 +165,8 @@ func TestRetryDeadLetters(t *testing.T) {
 		}
 		for _, want := range []int{2, 0} { // the second time they are no dead letters any more
 			retried, err := store.New().RetryDeadLetters(t.Context(), db, every[:len(every)-1])
-			if must(t, retried, err); len(retried) != want {
+			check(t, err)
+			if len(retried) != want {
 				t.Fatalf("retried %v, want %d", retried, want)
 			}
 			for _, r := range retried {
@@ -183,7 +183,7 @@ func TestRetryDeadLetters(t *testing.T) {
 			SELECT state::text, attempt, max_attempts, finalized_at, scheduled_at <= now(), metadata::text, cardinality(errors)
 			FROM weir.river_job WHERE id = $1`, ids[1]).
 			Scan(&state, &attempt, &maxAttempts, &finalized, &runnable, &metadata, &errs)
-		must(t, 0, err)
+		check(t, err)
 		if state != "available" || attempt != 0 || maxAttempts != 3 || finalized != nil || !runnable || errs != 1 ||
 			metadata != `{"output": {"k": 1}}` {
 			t.Errorf("got state %s, attempt %d of %d, finalized %v, runnable %v, %d errors, metadata %s",
@@ -197,12 +197,13 @@ func TestDeleteDeadLetters(t *testing.T) {
 	inEachMode(t, func(t *testing.T, db *pgx.Conn) {
 		ids := deadLetters(t, db)
 		deleted, err := store.New().DeleteDeadLetters(t.Context(), db, []int64{1, 2, ids[0] - 1, ids[1], 1000})
-		if must(t, deleted, err); !slices.Equal(deleted, ids[1:2]) {
+		check(t, err)
+		if !slices.Equal(deleted, ids[1:2]) {
 			t.Errorf("deleted %v, want only %d", deleted, ids[1])
 		}
 		var left int
 		err = db.QueryRow(t.Context(), "SELECT count(*) FROM weir.river_job").Scan(&left)
-		if must(t, left, err) != 9 {
+		if err != nil || left != 9 {
 			t.Errorf("%d jobs are left, want 9", left)
 		}
 	})
@@ -213,7 +214,7 @@ func TestJobsOfEvent(t *testing.T) {
 	inEachMode(t, func(t *testing.T, db *pgx.Conn) {
 		ids := deadLetters(t, db)
 		jobs, err := store.New().JobsOfEvent(t.Context(), db, "event of b")
-		must(t, jobs, err)
+		check(t, err)
 		if len(jobs) != 1 || jobs[0].ID != ids[2] || jobs[0].State != "discarded" || jobs[0].Errors != nil {
 			t.Errorf("got %+v, want job %d", jobs, ids[2])
 		}
@@ -226,20 +227,41 @@ func TestQueueStats(t *testing.T) {
 		deadLetters(t, db)
 		insertJob(t, db, job{state: "available", observer: "a", action: "x", queue: "mail"})
 		_, err := db.Exec(t.Context(), `UPDATE weir.river_job SET scheduled_at = '2026-11-23 10:00Z' WHERE id = 1`)
-		must(t, 0, err)
+		check(t, err)
 		insertJob(t, db, job{state: "available", observer: "a", action: "x", queue: "erp"})
 		stats, err := store.New().QueueStats(t.Context(), db)
-		must(t, stats, err)
+		check(t, err)
 		var got []string
 		for _, s := range stats {
 			got = append(got, fmt.Sprintf("%s %s %d", s.Queue, s.State, s.Jobs))
 		}
-		want := []string{"erp available 2", "erp pending 1", "erp retryable 1", "erp running 1", "erp scheduled 1", "mail available 1"}
+		want := []string{
+			"erp available 2", "erp pending 1", "erp retryable 1", "erp running 1", "erp scheduled 1", "mail available 1",
+		}
 		if !slices.Equal(got, want) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 		if oldest := stats[0].Oldest; !oldest.Equal(noon.Add(-2 * time.Hour)) {
 			t.Errorf("got oldest %s, want 10:00", oldest)
+		}
+	})
+}
+
+func TestWaitingQueues(t *testing.T) {
+	t.Parallel()
+	inEachMode(t, func(t *testing.T, db *pgx.Conn) {
+		for queue, state := range map[string]string{
+			"erp": "available", "mail": "retryable", "sms": "scheduled", "a": "running", "b": "pending", "c": "completed",
+		} {
+			insertJob(t, db, job{state: state, queue: queue})
+		}
+		for _, state := range []string{"available", "scheduled"} {
+			insertJob(t, db, job{state: state, queue: "mail"})
+		}
+		got, err := store.New().WaitingQueues(t.Context(), db)
+		check(t, err)
+		if want := []string{"erp", "mail", "sms"}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	})
 }

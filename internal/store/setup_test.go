@@ -46,10 +46,9 @@ func inEachMode(t *testing.T, test func(t *testing.T, db *pgx.Conn)) {
 	}
 }
 
-func must[T any](t *testing.T, got T, err error) T {
+func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return got
 }
