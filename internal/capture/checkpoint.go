@@ -88,8 +88,10 @@ func sameSource(id identity, cp *checkpoint) error {
 		return &SetupError{fmt.Sprintf("the source is on timeline %d, the checkpoint on %d: a standby was promoted, "+
 			"so nothing is sent before somebody has looked", id.timeline, cp.Timeline), mend}
 	case id.installation != cp.Installation:
-		return &SetupError{fmt.Sprintf("the checkpoint belongs to installation %q, this worker to %q", cp.Installation, id.installation),
-			fmt.Sprintf("set installation to %q, or %s", cp.Installation, mend)}
+		return &SetupError{
+			fmt.Sprintf("the checkpoint belongs to installation %q, this worker to %q", cp.Installation, id.installation),
+			fmt.Sprintf("set installation to %q, or %s", cp.Installation, mend),
+		}
 	}
 	return nil
 }
@@ -170,7 +172,8 @@ func ingestConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error)
 		return nil, err
 	}
 	// What is confirmed to the slot must have reached the disk, whatever the role's default is.
-	_, err = conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	_, err = conn.Exec(ctx, `
+		SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
 	if err != nil {
 		closeConn(ctx, conn)
 		return nil, err
@@ -201,7 +204,7 @@ func readCheckpoint(ctx context.Context, db store.DBTX) (*checkpoint, error) {
 	}
 	return &checkpoint{
 		System: row.SystemIdentifier, Timeline: row.Timeline, Installation: row.Installation, Slot: row.Slot,
-		Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch, //nolint:gosec // an LSN's bits
+		Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch,
 	}, nil
 }
 
@@ -209,7 +212,7 @@ func readCheckpoint(ctx context.Context, db store.DBTX) (*checkpoint, error) {
 func insertCheckpoint(ctx context.Context, db store.DBTX, cp checkpoint) error {
 	_, err := store.New().InsertCheckpoint(ctx, db, store.InsertCheckpointParams{
 		SystemIdentifier: cp.System, Timeline: cp.Timeline, Installation: cp.Installation, Slot: cp.Slot,
-		LSN: int64(cp.Position.LSN), //nolint:gosec // an LSN's bits
+		LSN: int64(cp.Position.LSN),
 	})
 	if err != nil {
 		return fmt.Errorf("store the first checkpoint: %w", err)
@@ -225,6 +228,6 @@ func takeCheckpoint(ctx context.Context, db store.DBTX, owner string) (*checkpoi
 	}
 	return &checkpoint{
 		System: row.SystemIdentifier, Timeline: row.Timeline, Installation: row.Installation, Slot: row.Slot,
-		Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch, //nolint:gosec // an LSN's bits
+		Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch,
 	}, nil
 }

@@ -83,8 +83,8 @@ func (c *committer) ingest(ctx context.Context, changes []event.Change, end even
 func (c *committer) commit(ctx context.Context, changes []event.Change, end event.Position, committed time.Time) error {
 	err := pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
 		moved, err := store.New().AdvanceCheckpoint(ctx, tx, store.AdvanceCheckpointParams{
-			FromLSN: int64(c.pos.LSN), FromTxIndex: c.pos.Index, Epoch: c.epoch, //nolint:gosec // an LSN's bits
-			LSN: int64(end.LSN), TxIndex: end.Index, Events: int64(len(changes)), //nolint:gosec // an LSN's bits
+			FromLSN: int64(c.pos.LSN), FromTxIndex: c.pos.Index, Epoch: c.epoch,
+			LSN: int64(end.LSN), TxIndex: end.Index, Events: int64(len(changes)),
 			CommitTime: commitTime(changes, committed),
 		})
 		if err != nil {

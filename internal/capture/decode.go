@@ -21,7 +21,6 @@ type decoder struct {
 	relations map[uint32][]func(*row) *[]byte // by relation id, a column's field or nil; nil: not the change log
 
 	open      bool // between Begin and Commit
-	commitLSN event.LSN
 	committed time.Time
 	pos       event.Position
 }

@@ -50,7 +50,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.changes.WithLabelValues("rejected")
 	reg.MustRegister(m.changes, m.bytes, m.batch, m.commit, m.reconnects,
 		gauge("weir_capture_lag_bytes", "WAL between the checkpoint and the newest position that the server told.", m.lagBytes),
-		gauge("weir_capture_lag_seconds", "Age of the oldest change that was received and is not stored yet; 0 when there is none.", m.lagSeconds),
+		gauge("weir_capture_lag_seconds",
+			"Age of the oldest change that was received and is not stored yet; 0 when there is none.", m.lagSeconds),
 		gauge("weir_stream_owned", "1 while this worker reads the stream, 0 while it stands by.", m.ownedFloat),
 		gauge("weir_checkpoint_age_seconds", "Time since this worker stored a checkpoint.", m.checkpointAge),
 		gauge("weir_slot_retained_bytes", "WAL that the slot holds on the server, as of the last heartbeat interval.",

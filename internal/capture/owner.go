@@ -71,9 +71,9 @@ var (
 )
 
 const (
-	standbyPoll = 500 * time.Millisecond
-	backoffMin  = 200 * time.Millisecond
-	backoffMax  = 10 * time.Second
+	standbyPoll    = 500 * time.Millisecond
+	firstBackoff   = 200 * time.Millisecond
+	longestBackoff = 10 * time.Second
 )
 
 // New makes a stream; Run reads it.
@@ -108,33 +108,33 @@ func (s *Stream) setHealth(state State, err error) {
 // Run reads the stream, or stands by for it, until the context ends (nil) or the source turns out to be set up wrongly
 // (a *SetupError). It waits for an unreachable database for ever.
 func (s *Stream) Run(ctx context.Context) error {
-	backoff, logged := backoffMin, ""
+	backoff, logged := firstBackoff, ""
 	for {
 		began := time.Now()
 		err := s.attempt(ctx)
 		var setup *SetupError
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // a stop that was asked for; what it broke off is no error
 		case errors.As(err, &setup):
 			return err
 		case errors.Is(err, errStandby):
 			s.standBy()
-			backoff, logged = backoffMin, ""
+			backoff, logged = firstBackoff, ""
 			sleep(ctx, standbyPoll)
 			continue
 		}
 		s.setHealth(Connecting, err)
 		s.metrics.reconnects.Inc()
-		if time.Since(began) > backoffMax {
-			backoff, logged = backoffMin, ""
+		if time.Since(began) > longestBackoff {
+			backoff, logged = firstBackoff, ""
 		}
 		if err.Error() != logged {
 			s.log.Warn("stream interrupted, connecting again", "error", err)
 			logged = err.Error()
 		}
-		sleep(ctx, backoff/2+rand.N(backoff)) //nolint:gosec // jitter needs no secrecy
-		backoff = min(2*backoff, backoffMax)
+		sleep(ctx, backoff/2+rand.N(backoff))
+		backoff = min(2*backoff, longestBackoff)
 	}
 }
 
@@ -185,7 +185,8 @@ func (s *Stream) await(ctx context.Context, src, dst *pgx.Conn) (start, error) {
 		}
 		s.standBy()
 		for slot := (&slotRow{Active: true}); slot != nil && slot.Active; {
-			if sleep(ctx, standbyPoll); ctx.Err() != nil {
+			sleep(ctx, standbyPoll)
+			if ctx.Err() != nil {
 				return start, ctx.Err()
 			}
 			if slot, err = readSlot(ctx, src, s.cfg); err != nil {

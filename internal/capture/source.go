@@ -246,7 +246,8 @@ func readSlot(ctx context.Context, conn *pgx.Conn, cfg Config) (*slotRow, error)
 	var s slotRow
 	var confirmed string
 	err := conn.QueryRow(ctx, `
-		SELECT active, coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(wal_status, ''), coalesce(plugin, ''), coalesce(database, '')
+		SELECT active, coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(wal_status, ''), coalesce(plugin, ''),
+		       coalesce(database, '')
 		  FROM pg_replication_slots WHERE slot_name = $1`, string(cfg.Slot)).
 		Scan(&s.Active, &confirmed, &s.Status, &s.Plugin, &s.Database)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -294,9 +295,12 @@ func createPublication(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	return nil
 }
 
+// connector opens a further connection to the source.
+type connector func(context.Context) (*pgx.Conn, error)
+
 // createSlot makes the slot, with failover where the server has it (17). It waits for every transaction that is open
 // in the cluster, so it says whom it waits for.
-func createSlot(ctx context.Context, conn *pgx.Conn, cfg Config, logger *slog.Logger, watch func(context.Context) (*pgx.Conn, error)) error {
+func createSlot(ctx context.Context, conn *pgx.Conn, cfg Config, logger *slog.Logger, watch connector) error {
 	stop := reportWaiting(ctx, logger, watch)
 	defer stop()
 	sql := `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`
@@ -321,7 +325,7 @@ func createSlot(ctx context.Context, conn *pgx.Conn, cfg Config, logger *slog.Lo
 }
 
 // reportWaiting logs, every few seconds until stopped, which transactions the creation of a slot waits for.
-func reportWaiting(ctx context.Context, logger *slog.Logger, connect func(context.Context) (*pgx.Conn, error)) (stop func()) {
+func reportWaiting(ctx context.Context, logger *slog.Logger, connect connector) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -340,7 +344,7 @@ func reportWaiting(ctx context.Context, logger *slog.Logger, connect func(contex
 	return func() { cancel(); <-done }
 }
 
-func logWaiting(ctx context.Context, logger *slog.Logger, connect func(context.Context) (*pgx.Conn, error)) {
+func logWaiting(ctx context.Context, logger *slog.Logger, connect connector) {
 	conn, err := connect(ctx)
 	if err != nil {
 		return // the creation itself will say so

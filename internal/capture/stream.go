@@ -60,7 +60,7 @@ func (s *stream) run(ctx context.Context) error {
 		}
 		// After the deadline was set, not before: else a stop in between would go unnoticed until it passes.
 		if err := ctx.Err(); err != nil {
-			return err
+			return errors.Join(err, s.sendStatus(ctx, time.Now(), true)) // so that the next reader starts here
 		}
 		msg, err := s.conn.ReceiveMessage(context.WithoutCancel(ctx))
 		if err == nil {

@@ -1,6 +1,6 @@
 // Package event holds the nouns that travel through Weir: an Event (what conditions, templates and receivers see), a
 // Change (an event, or the reason why a row is none) and a Delivery (one action of one observer for one event). It has
-// no behaviour beyond naming them, giving them their stable ids and writing them as JSON with exact digits.
+// no behavior beyond naming them, giving them their stable ids and writing them as JSON with exact digits.
 package event
 
 import (

@@ -55,7 +55,7 @@ func (x *Index) Record(ctx context.Context, tx pgx.Tx, events []*event.Event) er
 			return err
 		}
 		rows[i] = store.CopyEventsParams{
-			Day: e.Day(), ID: e.ID, PK: e.PK, LSN: int64(e.LSN), TxIndex: e.TxIndex, //nolint:gosec // an LSN's bits
+			Day: e.Day(), ID: e.ID, PK: e.PK, LSN: int64(e.LSN), TxIndex: e.TxIndex,
 			EventType: string(e.Type), EntityType: e.EntityType, EntityID: e.EntityID, TenantID: e.TenantID,
 			CommitTime: time.Time(e.CommitTime), CreatedAt: time.Time(e.Timestamp), Payload: payload,
 		}

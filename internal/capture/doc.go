@@ -1,0 +1,40 @@
+// Package capture turns the write-ahead log into changes, exactly once.
+//
+// # Who is authoritative
+//
+// Three places know how far the stream has been read: the slot (on the source), the checkpoint (in the database) and
+// the reader's memory. The checkpoint is authoritative. The slot only says from where the server still keeps WAL; it
+// is told nothing but what the checkpoint has stored. Memory is thrown away with each connection.
+//
+// # A stream's life
+//
+//	connecting --settle--> standby   (another worker has the slot; looked at twice a second)
+//	connecting --settle--> streaming (START_REPLICATION succeeded: the slot is the mutex between workers)
+//	streaming  --error---> connecting (backoff with jitter, for ever)
+//	any        --SetupError--> Run returns: waiting does not cure it
+//
+// Settling brings publication, slot and checkpoint into being, in this order, and compares them (judge): a checkpoint
+// of another cluster, timeline or installation, a slot that is gone, lost or ahead of the checkpoint is refused.
+//
+// # A change's way
+//
+// One goroutine owns the replication connection (stream.go). It decodes messages (decode.go, row.go) into a batch
+// (batch.go) and hands it to the committer (commit.go) over an unbuffered channel; while one batch commits the next is
+// filled. A full batch that the committer does not take stops the reading, and TCP stops the server; the status
+// messages go on, so the server does not give up on us.
+//
+// The committer's transaction advances the checkpoint by compare-and-swap on position and epoch, then lets the Sink
+// record events and insert jobs. After its COMMIT the end of the last whole source transaction goes through an atomic
+// to the goroutine on the connection, which confirms it to the server.
+//
+// # What happens when a step fails
+//
+//   - Before COMMIT: nothing has happened. The stream starts again from the checkpoint.
+//   - The COMMIT's answer is lost: the checkpoint says whether it took place. The stream starts again from it.
+//   - After COMMIT, before the confirmation: the server sends the transactions again; positions at or before the
+//     checkpoint are skipped, in the middle of a transaction, too.
+//   - The compare-and-swap changes no row: another worker has taken the epoch. Nothing is stored, we stand by.
+//   - The database refuses the data: the batch is halved down to the culprit, which goes on as a change with a Reason.
+//   - A heartbeat or keepalive never moves anything by itself: a heartbeat is a message in the stream, and the
+//     position in a keepalive serves as a figure of lag only.
+package capture
