@@ -1,0 +1,45 @@
+# The first target is the help: `make` alone shows what there is.
+.DEFAULT_GOAL := help
+.PHONY: help build demo generate lint test bench chaos clean
+
+# A checkout that belongs to somebody else (a container's, a CI runner's) makes Go's own version stamp fail;
+# the version comes from the line below instead.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+# Nothing here is C. Only the race detector wants a compiler: scripts/test looks for one.
+export CGO_ENABLED := 0
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BINARIES := $(notdir $(wildcard cmd/*))
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: $(BINARIES:%=bin/%) ## Build the programs of cmd/ into bin/.
+
+# Go knows best what is out of date, so these are always built; its cache makes that cheap.
+.PHONY: $(BINARIES:%=bin/%)
+$(BINARIES:%=bin/%): bin/%:
+	@echo "build $@ $(VERSION)"
+	@go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/$*
+
+demo: bin/weir ## Show Weir at work on a private PostgreSQL; ARGS=--once ends by itself.
+	@bin/weir demo $(ARGS)
+
+generate: ## Write the generated files again: sqlc, migrations, JSON Schema.
+	@tools/run sqlc generate
+	@go generate ./...
+
+lint: ## Check formatting, code, generated queries and go.mod.
+	@scripts/lint
+
+test: ## Run all tests, with the race detector; they start the servers they need.
+	@scripts/setup
+	@scripts/test $(ARGS)
+
+bench: ## Run the benchmarks.
+	@go test -run '^$$' -bench . -benchmem $(ARGS) ./...
+
+chaos: ## Run the crash tests with their full figures: long.
+	@WEIR_CHAOS=full go test -count=1 -timeout 120m -run 'Crash|Chaos' $(ARGS) ./...
+
+clean: ## Remove what `make build` made.
+	@rm -rf bin
