@@ -1,0 +1,122 @@
+// Package action holds what Weir does about an event, one file a type. The struct that is decoded from weir.yaml is the
+// action. Actions keep no state between calls and know neither River nor the database: they are told what to do by a
+// Call, and say by an Outcome and a classified error what came of it.
+package action
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"regexp"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/outbound"
+	"github.com/fraiseql/weir/internal/rule"
+	"github.com/fraiseql/weir/internal/setting"
+)
+
+// Action is something to do about an event. It is immutable and safe for concurrent use.
+type Action interface {
+	// Do does it once. The Outcome holds also for a failure. The error is an *Error, see there; Do returns soon after
+	// ctx ends. The caller applies Timeout.
+	Do(ctx context.Context, call Call) (event.Outcome, error)
+
+	// Name is unique in the observer.
+	Name() string
+	// Type is the type's name in weir.yaml: "webhook", "log".
+	Type() string
+	// Endpoint names the place where the action goes, see Config.Endpoint.
+	Endpoint() string
+	// Priority is River's: 1 (first) to 4.
+	Priority() int
+	// Timeout is how long one call may take.
+	Timeout() time.Duration
+}
+
+// Call is one attempt to deliver an event.
+type Call struct {
+	Event *event.Event
+	// Payload is the event's JSON as it is stored, byte by byte.
+	Payload []byte
+	// Env is what templates see of Event.
+	Env *rule.Env
+	// Observer and Action name the delivery.
+	Observer, Action string
+	// DeliveryID is the delivery's identity: the same for every attempt.
+	DeliveryID uuid.UUID
+	// Attempt counts from 1.
+	Attempt int
+}
+
+// Deps is what actions need at run time.
+type Deps struct {
+	HTTP   *outbound.Client
+	Logger *slog.Logger
+}
+
+// Common are the keys that every type of action has. The fields have longer names than the keys, which are those of
+// Action's methods.
+type Common struct {
+	// ActionName is unique in the observer. Default: the type.
+	ActionName string `yaml:"name,omitempty" jsonschema:"pattern=^[a-zA-Z0-9][a-zA-Z0-9_.-]*$,maxLength=64"`
+	// ActionType chooses the struct.
+	ActionType string `yaml:"type" jsonschema:"required"`
+	// EndpointName names the place where the action goes. Default: see Config.Endpoint.
+	EndpointName string `yaml:"endpoint,omitempty" jsonschema:"maxLength=255"`
+	// JobPriority is River's: 1 (first, the default) to 4.
+	JobPriority int `yaml:"priority,omitempty" jsonschema:"minimum=1,maximum=4"`
+	// CallTimeout is how long one call may take. Default: 30s.
+	CallTimeout setting.Duration `yaml:"timeout,omitempty"`
+}
+
+const (
+	maxName        = 64
+	maxEndpoint    = 255
+	maxPriority    = 4
+	defaultTimeout = setting.Duration(30 * time.Second)
+)
+
+var (
+	namePattern     = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+	endpointPattern = regexp.MustCompile(`^[a-zA-Z0-9[][a-zA-Z0-9_.:\]-]*$`)
+)
+
+// Name is the action's name.
+func (c *Common) Name() string { return c.ActionName }
+
+// Type is the type's name.
+func (c *Common) Type() string { return c.ActionType }
+
+// Priority is River's.
+func (c *Common) Priority() int { return c.JobPriority }
+
+// Timeout is how long one call may take.
+func (c *Common) Timeout() time.Duration { return c.CallTimeout.Std() }
+
+// check fills in defaults and returns what is wrong with the common keys.
+func (c *Common) check(f fields) []error {
+	var errs []error
+	c.ActionName = cmp.Or(c.ActionName, c.ActionType)
+	if len(c.ActionName) > maxName || !namePattern.MatchString(c.ActionName) {
+		errs = append(errs, f.errorAt("name", "%q is no name of an action: expected letters, digits, _, . and -, "+
+			"a letter or digit first, at most %d characters", c.ActionName, maxName))
+	}
+	if c.EndpointName != "" && (len(c.EndpointName) > maxEndpoint || !endpointPattern.MatchString(c.EndpointName)) {
+		errs = append(errs, f.errorAt("endpoint", "%q is no name of an endpoint: expected letters, digits, _, ., : and -, "+
+			"as in erp or erp.example.org:8443", c.EndpointName))
+	}
+	if f.has("priority") && (c.JobPriority < 1 || c.JobPriority > maxPriority) {
+		errs = append(errs, f.errorAt("priority", "priority is %d: expected 1 (first) to %d", c.JobPriority, maxPriority))
+	}
+	c.JobPriority = cmp.Or(c.JobPriority, 1)
+	if f.has("timeout") && c.CallTimeout <= 0 {
+		errs = append(errs, f.errorAt("timeout", "a timeout of 0 would fail every call: expected more, as in 30s"))
+	}
+	c.CallTimeout = cmp.Or(c.CallTimeout, defaultTimeout)
+	return errs
+}
+
+func (c *Common) common() *Common { return c }

@@ -1,0 +1,80 @@
+package action
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/rule"
+)
+
+// Log is a structured log line.
+type Log struct {
+	Common `yaml:",inline"`
+
+	// Level is debug, info, warn or error. Default: info.
+	Level string `yaml:"level,omitempty" jsonschema:"enum=debug,enum=info,enum=warn,enum=error"`
+	// MessageTemplate is the line's message. Default: "event".
+	MessageTemplate *rule.Template `yaml:"message_template,omitempty"`
+
+	level  slog.Level
+	logger *slog.Logger
+}
+
+func (l *Log) check(f fields) []error {
+	switch l.Level {
+	case "debug":
+		l.level = slog.LevelDebug
+	case "", "info":
+		l.level = slog.LevelInfo
+	case "warn":
+		l.level = slog.LevelWarn
+	case "error":
+		l.level = slog.LevelError
+	default:
+		return []error{f.errorAt("level", "%q is no level: expected debug, info, warn or error", l.Level)}
+	}
+	return nil
+}
+
+func (l *Log) warnings() []string { return nil }
+
+// Endpoint is "log" unless the action names another.
+func (l *Log) Endpoint() string {
+	if l.EndpointName != "" {
+		return l.EndpointName
+	}
+	return "log"
+}
+
+func (l *Log) bind(d Deps) Action {
+	bound := *l
+	bound.logger = d.Logger
+	return &bound
+}
+
+// Do writes the line. The event is in its attributes, whatever the message says.
+func (l *Log) Do(ctx context.Context, call Call) (event.Outcome, error) {
+	start := time.Now()
+	message := "event"
+	if l.MessageTemplate != nil {
+		var err error
+		if message, err = l.MessageTemplate.Text(call.Env); err != nil {
+			return event.Outcome{}, Final("template", fmt.Errorf("message_template: %w", err))
+		}
+	}
+	e := call.Event
+	l.logger.LogAttrs(ctx, l.level, message, //nolint:sloglint // the message is what this action is configured with
+		slog.String("delivery_id", call.DeliveryID.String()),
+		slog.String("observer", call.Observer),
+		slog.String("action", call.Action),
+		slog.Int("attempt", call.Attempt),
+		slog.String("event_id", e.ID.String()),
+		slog.String("entity_type", e.EntityType),
+		slog.String("entity_id", e.EntityID),
+		slog.String("event_type", string(e.Type)),
+	)
+	return event.Outcome{DurationMS: time.Since(start).Milliseconds()}, nil
+}

@@ -1,0 +1,48 @@
+package action
+
+import (
+	"reflect"
+
+	"github.com/invopop/jsonschema"
+)
+
+// descriptions are what editors show for each key.
+var descriptions = map[string]string{
+	"name":                "Unique in the observer. Default: the type.",
+	"type":                "The type of the action.",
+	"endpoint":            "The place where the action goes: a key of endpoints. Default: the URL's host and port.",
+	"priority":            "1 (first) to 4. Default: 1.",
+	"timeout":             "How long one call may take. Default: 30s.",
+	"url":                 "The target, a template. Its scheme and host cannot be templated.",
+	"url_env":             "The environment variable that holds the target.",
+	"method":              "Default: POST.",
+	"headers":             "Headers to add, templates. Default: Content-Type application/json.",
+	"body_template":       "The body; in JSON, by the Content-Type, values are escaped. Default: the whole event.",
+	"signing_secret_env":  "The environment variable that holds the secret to sign with.",
+	"signing_secrets_env": "Environment variables that hold secrets. All sign: for rotation.",
+	"signing_secret":      "The secret itself. Better: signing_secret_env.",
+	"cloudevents":         "Send a CloudEvent 1.0. Default: off.",
+	"final_statuses":      "Statuses that are not retried, in place of the default list and the redirects.",
+	"level":               "Default: info.",
+	"message_template":    "The line's message, a template. Default: event.",
+}
+
+// JSONSchema describes the types of actions to editors.
+func (Config) JSONSchema() *jsonschema.Schema {
+	reflector := jsonschema.Reflector{
+		FieldNameTag: "yaml", DoNotReference: true, Anonymous: true, RequiredFromJSONSchemaTags: true,
+	}
+	union := &jsonschema.Schema{Description: "What to do about an event."}
+	for _, kind := range Types() {
+		one := reflector.ReflectFromType(reflect.TypeOf(newSpec(kind)).Elem())
+		one.Version, one.Title = "", kind
+		for pair := one.Properties.Oldest(); pair != nil; pair = pair.Next() {
+			pair.Value.Description = descriptions[pair.Key]
+		}
+		if typ, ok := one.Properties.Get("type"); ok {
+			typ.Const = kind
+		}
+		union.OneOf = append(union.OneOf, one)
+	}
+	return union
+}

@@ -1,0 +1,305 @@
+package action
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/invopop/jsonschema"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/outbound"
+	"github.com/fraiseql/weir/internal/rule"
+	"github.com/fraiseql/weir/internal/setting"
+)
+
+// Webhook is an HTTP request. Its body is the event's JSON as it is stored, unless BodyTemplate says otherwise.
+type Webhook struct {
+	Common `yaml:",inline"`
+
+	// URL is the target. Its scheme and host cannot be templated.
+	URL *rule.Template `yaml:"url,omitempty"`
+	// URLEnv names the environment variable that holds the target, which may be a template, too.
+	URLEnv setting.Secret `yaml:"url_env,omitempty"`
+	// Method is one of methods. Default: POST. A GET has a body only with BodyTemplate.
+	Method string `yaml:"method,omitempty" jsonschema:"enum=POST,enum=PUT,enum=PATCH,enum=DELETE,enum=GET"`
+	// Headers are added to the request. A Content-Type decides how BodyTemplate escapes; default: application/json.
+	Headers map[string]*rule.Template `yaml:"headers,omitempty"`
+	// BodyTemplate is the body. In JSON, by the Content-Type, values are escaped.
+	BodyTemplate *rule.Template `yaml:"body_template,omitempty"`
+	// SigningSecretEnv, SigningSecretsEnv and SigningSecret exclude one another. All secrets of a list sign.
+	SigningSecretEnv  setting.Secret   `yaml:"signing_secret_env,omitempty"`
+	SigningSecretsEnv []setting.Secret `yaml:"signing_secrets_env,omitempty" jsonschema:"minItems=1"`
+	SigningSecret     literalSecret    `yaml:"signing_secret,omitempty"`
+	// CloudEvents is "structured", "binary" or "off" (default).
+	CloudEvents string `yaml:"cloudevents,omitempty" jsonschema:"enum=off,enum=structured,enum=binary"`
+	// FinalStatuses are the statuses that are not retried, in place of the default list and the redirects.
+	FinalStatuses []int `yaml:"final_statuses,omitempty"`
+
+	target *rule.Template
+	signer *signer // nil: unsigned
+	client *outbound.Client
+}
+
+var (
+	// methods are those that a receiver may want.
+	methods = []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodGet}
+
+	// reservedHeaders are set by the protocol or by Weir; so are those that begin with one of reservedPrefixes.
+	reservedHeaders = []string{
+		"Host", "Content-Length", "Transfer-Encoding", "Connection", "Keep-Alive", "Te", "Trailer", "Upgrade", "Expect",
+		"Proxy-Connection", headerFraiseQL,
+	}
+	reservedPrefixes = []string{"Webhook-", "X-Weir-"}
+)
+
+func (w *Webhook) check(f fields) []error {
+	return slices.Concat(w.checkTarget(f), w.checkRequest(f), w.checkHeaders(f), w.checkBody(f), w.checkSecrets(f))
+}
+
+func (w *Webhook) checkTarget(f fields) []error {
+	switch {
+	case f.has("url") && f.has("url_env"):
+		return []error{f.errorAt("url_env", "the webhook has both url and url_env: remove one")}
+	case !f.has("url") && !f.has("url_env"):
+		return []error{f.errorAt("url", "webhook needs url or url_env: add one of them")}
+	case f.has("url"):
+		w.target = w.URL
+		if err := w.target.CheckURL(); err != nil {
+			return []error{f.errorAt("url", "%s", err)}
+		}
+	case w.URLEnv.Value() != "": // else secrets are not looked up
+		var err error
+		if w.target, err = rule.CompileTemplate(w.URLEnv.Value()); err == nil {
+			err = w.target.CheckURL()
+		}
+		if err != nil { // which may repeat the URL
+			return []error{f.errorAt("url_env", "environment variable %s holds no URL that works: "+
+				"expected an absolute http or https URL whose scheme and host are no templates", w.URLEnv.Env())}
+		}
+	}
+	return nil
+}
+
+func (w *Webhook) checkRequest(f fields) []error {
+	var errs []error
+	w.Method = strings.ToUpper(cmp.Or(w.Method, http.MethodPost))
+	if !slices.Contains(methods, w.Method) {
+		errs = append(errs, f.errorAt("method", "%q is no method of a webhook: expected one of %s",
+			w.Method, strings.Join(methods, ", ")))
+	}
+	switch w.CloudEvents {
+	case "", cloudEventsOff, cloudEventsStructured, cloudEventsBinary:
+	default:
+		errs = append(errs, f.errorAt("cloudevents", "%q is no form of a CloudEvent: expected structured, binary or off",
+			w.CloudEvents))
+	}
+	for _, status := range w.FinalStatuses {
+		if status < 300 || status > 599 {
+			errs = append(errs, f.errorAt("final_statuses", "%d is no status of a failure: expected 300 to 599", status))
+		}
+	}
+	return errs
+}
+
+func (w *Webhook) checkHeaders(f fields) []error {
+	var errs []error
+	seen := map[string]bool{}
+	headers, _ := f.values["headers"].(*ast.MappingNode)
+	if headers == nil {
+		return nil
+	}
+	for _, pair := range headers.Values {
+		name := pair.Key.GetToken().Value
+		canonical := http.CanonicalHeaderKey(name)
+		switch {
+		case !httpguts.ValidHeaderFieldName(name):
+			errs = append(errs, setting.ErrorAt(pair.Key, "%q is no name of a header: expected one as in X-Api-Key", name))
+		case w.isReserved(canonical):
+			errs = append(errs, setting.ErrorAt(pair.Key, "header %s is set by Weir or by HTTP: remove it", name))
+		case seen[canonical]:
+			errs = append(errs, setting.ErrorAt(pair.Key, "header %s is written twice: remove one", canonical))
+		case w.Headers[name] == nil:
+			errs = append(errs, setting.ErrorAt(pair.Key, "header %s has no value: add one or remove it", name))
+		default:
+			if static, ok := w.Headers[name].Static(); ok && !httpguts.ValidHeaderFieldValue(static) {
+				errs = append(errs, setting.ErrorAt(pair.Value, "the value of header %s holds a line break or "+
+					"another control character: remove it", name))
+			}
+		}
+		seen[canonical] = true
+	}
+	return errs
+}
+
+func (w *Webhook) isReserved(canonical string) bool {
+	return slices.Contains(reservedHeaders, canonical) ||
+		w.CloudEvents == cloudEventsBinary && strings.HasPrefix(canonical, "Ce-") ||
+		slices.ContainsFunc(reservedPrefixes, func(p string) bool { return strings.HasPrefix(canonical, p) })
+}
+
+// checkBody finds a body that would not be JSON for any event, if a body in JSON is what the Content-Type promises.
+func (w *Webhook) checkBody(f fields) []error {
+	contentType, known := jsonContent, true
+	for name, tmpl := range w.Headers {
+		if tmpl != nil && http.CanonicalHeaderKey(name) == "Content-Type" {
+			contentType, known = tmpl.Static()
+		}
+	}
+	if w.BodyTemplate == nil || !known || !isJSON(contentType) {
+		return nil
+	}
+	if err := w.BodyTemplate.CheckJSON(); err != nil {
+		return []error{f.errorAt("body_template", "%s; for another kind of body write a Content-Type into headers", err)}
+	}
+	return nil
+}
+
+func (w *Webhook) checkSecrets(f fields) []error {
+	const one, list, literal = "signing_secret_env", "signing_secrets_env", "signing_secret"
+	var written []string
+	for _, key := range []string{one, list, literal} {
+		if f.has(key) {
+			written = append(written, key)
+		}
+	}
+	switch {
+	case len(written) == 0:
+		return nil
+	case len(written) > 1:
+		return []error{f.errorAt(written[1], "the webhook has %s: keep one", strings.Join(written, " and "))}
+	case written[0] == list && len(w.SigningSecretsEnv) == 0:
+		return []error{f.errorAt(list, "%s is empty: name at least one variable, or remove it to send unsigned", list)}
+	}
+	var errs []error
+	w.signer = &signer{}
+	for _, secret := range w.secrets() {
+		if secret.Value() == "" {
+			continue // secrets are not looked up
+		}
+		if err := w.signer.add(secret.Value()); err != nil {
+			errs = append(errs, f.errorAt(written[0], "signing secret %s: %s", secret, err))
+		}
+	}
+	return errs
+}
+
+func (w *Webhook) secrets() []setting.Secret {
+	if len(w.SigningSecretsEnv) > 0 {
+		return w.SigningSecretsEnv
+	}
+	if !w.SigningSecret.IsZero() {
+		return []setting.Secret{w.SigningSecret.Secret}
+	}
+	return []setting.Secret{w.SigningSecretEnv}
+}
+
+func (w *Webhook) warnings() []string {
+	if w.SigningSecret.IsZero() {
+		return nil
+	}
+	return []string{"signing_secret stands in the file: move it to an environment variable and name that in signing_secret_env"}
+}
+
+// Endpoint is what Config.Endpoint says.
+func (w *Webhook) Endpoint() string {
+	if w.EndpointName != "" || w.target == nil {
+		return w.EndpointName
+	}
+	origin, _, _ := strings.Cut(w.target.String(), "{{") // CheckURL: no placeholder stands in scheme and host
+	u, err := url.Parse(origin)
+	if err != nil {
+		return ""
+	}
+	return endpointOf(u)
+}
+
+// endpointOf is a URL's place: two URLs with the same one share a queue.
+func endpointOf(u *url.URL) string {
+	host, port := strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), u.Port()
+	if port == "" && u.Scheme == "http" {
+		port = "80"
+	}
+	if port == "" || (port == "443" && u.Scheme == "https") {
+		if strings.Contains(host, ":") {
+			return "[" + host + "]"
+		}
+		return host
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// Format prints type and name, whatever the verb: the struct holds secrets.
+func (w Webhook) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, w.ActionType+" "+w.ActionName) }
+
+func (w *Webhook) bind(d Deps) Action {
+	bound := *w
+	bound.client = d.HTTP
+	return &bound
+}
+
+// Do sends the request once.
+func (w *Webhook) Do(ctx context.Context, call Call) (event.Outcome, error) {
+	req, err := w.request(ctx, call, time.Now())
+	if err != nil {
+		return event.Outcome{}, err
+	}
+	start := time.Now()
+	res, err := w.client.Do(req)
+	out := event.Outcome{DurationMS: time.Since(start).Milliseconds()}
+	if err != nil {
+		return out, transportError(ctx, err)
+	}
+	out.ResponseStatus = res.Status
+	out.ResponseBody = event.Excerpt(w.redact(req, res.Body))
+	return out, w.judge(req, res)
+}
+
+// transportError classifies an error of a request that got no answer.
+func transportError(ctx context.Context, err error) error {
+	var (
+		blocked *outbound.BlockedError
+		dns     *net.DNSError
+		network net.Error
+		dial    *net.OpError
+	)
+	switch {
+	case errors.As(err, &blocked):
+		return Final("blocked_address", err)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return Retry("timeout", fmt.Errorf("no answer in time: %w", context.Cause(ctx)))
+	case ctx.Err() != nil:
+		return Retry("canceled", ctx.Err())
+	case errors.As(err, &dns):
+		return Retry("dns", err)
+	case isTLS(err):
+		return Retry("tls", err)
+	case errors.As(err, &network) && network.Timeout():
+		return Retry("timeout", err)
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return Retry("connect", err)
+	default:
+		return Retry("connection", err)
+	}
+}
+
+// JSONSchemaExtend says that a webhook has exactly one of url and url_env, and at most one kind of secret.
+func (Webhook) JSONSchemaExtend(s *jsonschema.Schema) {
+	s.OneOf = []*jsonschema.Schema{{Required: []string{"url"}}, {Required: []string{"url_env"}}}
+	secrets := []string{"signing_secret_env", "signing_secrets_env", "signing_secret"}
+	for i, a := range secrets {
+		for _, b := range secrets[i+1:] {
+			s.AllOf = append(s.AllOf, &jsonschema.Schema{Not: &jsonschema.Schema{Required: []string{a, b}}})
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package action
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	userAgent   = "Weir"
+	jsonContent = "application/json"
+)
+
+// request renders the call. Its errors are final: the same event renders the same way again.
+func (w *Webhook) request(ctx context.Context, call Call, now time.Time) (*http.Request, error) {
+	target, err := w.target.URL(call.Env)
+	if err != nil {
+		return nil, Final("template", fmt.Errorf("url: %w", err))
+	}
+	header, err := w.header(call)
+	if err != nil {
+		return nil, Final("template", err)
+	}
+	body, err := w.body(call, header.Get("Content-Type"))
+	if err != nil {
+		return nil, Final("template", err)
+	}
+	if body, err = w.asCloudEvent(header, call, body); err != nil {
+		return nil, Final("cloudevents", err)
+	}
+	setTrace(header, call.Event.TraceContext)
+	header.Set(headerID, call.DeliveryID.String())
+	header.Set(headerTimestamp, strconv.FormatInt(now.Unix(), 10))
+	if w.signer != nil {
+		w.signer.sign(header, call.DeliveryID.String(), now, body)
+	}
+	// Receivers tell repeats by the id, so the client may repeat a request whose kept connection turns out to be closed.
+	// An empty value says so to net/http without sending the header.
+	if header.Get("Idempotency-Key") == "" {
+		header["Idempotency-Key"] = []string{}
+	}
+	req, err := http.NewRequestWithContext(ctx, w.Method, target, bytes.NewReader(body))
+	if err != nil {
+		return nil, Final("template", errors.New("url: it does not render to a URL"))
+	}
+	req.Header = header
+	return req, nil
+}
+
+func (w *Webhook) header(call Call) (http.Header, error) {
+	h := http.Header{"Content-Type": {jsonContent}, "User-Agent": {userAgent}}
+	for name, tmpl := range w.Headers {
+		value, err := tmpl.Header(call.Env)
+		if err != nil {
+			return nil, fmt.Errorf("header %s: %w", name, err)
+		}
+		h.Set(name, value)
+	}
+	return h, nil
+}
+
+// body renders the body. The default is the event as it is stored: what it was signed over and what was committed are
+// the same bytes.
+func (w *Webhook) body(call Call, contentType string) ([]byte, error) {
+	switch {
+	case w.BodyTemplate == nil && w.Method == http.MethodGet:
+		return nil, nil
+	case w.BodyTemplate == nil:
+		return call.Payload, nil
+	case !isJSON(contentType):
+		text, err := w.BodyTemplate.Text(call.Env)
+		if err != nil {
+			return nil, fmt.Errorf("body_template: %w", err)
+		}
+		return []byte(text), nil
+	}
+	body, err := w.BodyTemplate.JSON(call.Env)
+	if err != nil {
+		return nil, fmt.Errorf("body_template: %w", err)
+	}
+	return body, nil
+}
+
+// isJSON says whether a Content-Type is JSON: application/json, or one that ends in +json.
+func isJSON(contentType string) bool {
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && (media == jsonContent || strings.HasSuffix(media, "+json"))
+}
+
+// minSecret is the shortest text that redact looks for: a shorter one would blacken words.
+const minSecret = 8
+
+// redact removes from a response what the receiver may have learned from the request and repeated: error pages often
+// show the path. The outcome is shown to people.
+func (w *Webhook) redact(req *http.Request, body []byte) []byte {
+	var secrets []string
+	if !w.URLEnv.IsZero() {
+		secrets = append(secrets, req.URL.RequestURI(), req.URL.Path, req.URL.RawQuery)
+		secrets = append(secrets, strings.Split(req.URL.EscapedPath(), "/")...)
+		secrets = append(secrets, strings.Split(req.URL.Path, "/")...)
+		for _, values := range req.URL.Query() {
+			secrets = append(secrets, values...)
+		}
+	}
+	for name := range w.Headers {
+		if isCredential(name) {
+			value := req.Header.Get(name)
+			secrets = append(append(secrets, value), strings.Fields(value)...)
+		}
+	}
+	for _, secret := range secrets {
+		if len(secret) >= minSecret {
+			body = bytes.ReplaceAll(body, []byte(secret), []byte("[redacted]"))
+		}
+	}
+	return body
+}
+
+// isCredential guesses from a header's name that its value is a credential.
+func isCredential(name string) bool {
+	name = strings.ToLower(name)
+	for _, word := range []string{"auth", "token", "key", "secret", "cookie", "password"} {
+		if strings.Contains(name, word) {
+			return true
+		}
+	}
+	return false
+}

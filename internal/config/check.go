@@ -1,0 +1,144 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"github.com/fraiseql/weir/internal/observer"
+	"github.com/fraiseql/weir/internal/setting"
+)
+
+// checker looks at what spans several sections, and at what is missing altogether.
+type checker struct {
+	*decoder
+	root     ast.Node
+	cfg      *Config
+	opts     Options
+	warnings []Warning
+}
+
+func (c *checker) check() {
+	if kind := c.root.Type(); kind != ast.MappingType && kind != ast.NullType {
+		return // reported
+	}
+	c.databaseURL()
+	for _, pair := range pairsOf(entry(c.root, "observers")) {
+		name, _ := keyText(pair.Key)
+		if err := observer.CheckName(name); err != nil {
+			c.fail(pair.Key, err.Error(), "")
+		}
+	}
+	if len(c.errs) == 0 {
+		c.warnActions()
+		c.warnEndpoints()
+		slices.SortStableFunc(c.warnings, func(a, b Warning) int { return Error(a).compare(Error(b)) })
+	}
+}
+
+// databaseURL takes the environment's when the file has none.
+func (c *checker) databaseURL() {
+	section := entry(c.root, "database")
+	if url := entry(section, "url"); url != nil && (url.Type() != ast.NullType || c.isUnknown(url)) {
+		if text, ok := setting.Text(url); !ok || text != "" {
+			return // decoded, reported, or not known
+		}
+	}
+	if section == nil {
+		section = c.root
+	}
+	value, _ := c.opts.Lookup("DATABASE_URL")
+	if value == "" {
+		if !c.opts.NoEnv {
+			c.fail(section, "database.url is missing",
+				"write it, as in url: postgres://weir@localhost:5432/app, or set the environment variable DATABASE_URL")
+		}
+		return
+	}
+	u, err := ParseURL(value)
+	if err != nil {
+		c.fail(section, "environment variable DATABASE_URL: "+err.Error(), "")
+		return
+	}
+	c.cfg.Database.URL = u
+}
+
+// warnActions puts the actions' own warnings at the key that they speak of.
+func (c *checker) warnActions() {
+	for _, pair := range pairsOf(entry(c.root, "observers")) {
+		name, _ := keyText(pair.Key)
+		for i, item := range items(entry(pair.Value, "actions")) {
+			for _, message := range c.cfg.Observers[name].Actions[i].Warnings() {
+				c.warn(mentioned(item, message), message, "")
+			}
+		}
+	}
+}
+
+// mentioned is the key of a mapping that stands in the text as a word, the mapping itself if there is none.
+func mentioned(node ast.Node, text string) ast.Node {
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) }) {
+		for _, pair := range pairsOf(node) {
+			if key, _ := keyText(pair.Key); key == word {
+				return pair.Key
+			}
+		}
+	}
+	return node
+}
+
+// warnEndpoints finds entries of `endpoints:` that no action goes to: a typing mistake, most likely. Where the
+// environment would decide where an action goes, nothing can be said.
+func (c *checker) warnEndpoints() {
+	used := map[string]bool{}
+	for _, o := range c.cfg.Observers {
+		for _, a := range o.Actions {
+			if a.Endpoint() == "" {
+				return
+			}
+			used[a.Endpoint()] = true
+		}
+	}
+	if c.opts.NoEnv && len(c.unknown) > 0 {
+		return
+	}
+	for _, pair := range pairsOf(entry(c.root, "endpoints")) {
+		if name, _ := keyText(pair.Key); !used[name] {
+			c.warn(pair.Key, fmt.Sprintf("no action goes to the endpoint %q", name),
+				"expected an action's host, host:port, or the name that it gives as its endpoint")
+		}
+	}
+}
+
+func (c *checker) warn(node ast.Node, message, hint string) {
+	at := position(node)
+	c.warnings = append(c.warnings, Warning(c.src.errorAt(at.Line, at.Column, message, hint)))
+}
+
+// entry is the value of a key in a mapping, nil if there is none.
+func entry(node ast.Node, key string) ast.Node {
+	for _, pair := range pairsOf(node) {
+		if k, _ := keyText(pair.Key); k == key {
+			return pair.Value
+		}
+	}
+	return nil
+}
+
+func pairsOf(node ast.Node) []*ast.MappingValueNode {
+	if n, ok := node.(*ast.MappingNode); ok {
+		return n.Values
+	}
+	return nil
+}
+
+// items are a list's, none if the node is none.
+func items(node ast.Node) []ast.Node {
+	if n, ok := node.(*ast.SequenceNode); ok {
+		return n.Values
+	}
+	return nil
+}

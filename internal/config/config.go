@@ -1,0 +1,150 @@
+// Package config reads weir.yaml: strictly, with file, line, column and the offending line in every error. The rooms'
+// own Config structs are put together here; each room keeps its keys, defaults and checks beside the code that reads
+// them, and their struct tags are the rules for the decoder and for the JSON Schema alike.
+//
+// A file goes through four steps, each of which may end with errors: parse (goccy/go-yaml's syntax tree), resolve
+// (anchors, duplicate keys, ${NAME}), decode (into the structs) and check (what spans several keys). Load has no state:
+// a reload calls it again and swaps the result.
+package config
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"time"
+
+	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/jobs"
+	"github.com/fraiseql/weir/internal/observer"
+	"github.com/fraiseql/weir/internal/outbound"
+	"github.com/fraiseql/weir/internal/setting"
+)
+
+// Config is weir.yaml, checked, with every default filled in. It prints no secret.
+type Config struct {
+	// Installation is a free name. A worker that finds another one in its database refuses to start.
+	Installation string `yaml:"installation,omitempty"`
+	// Database is where River, the checkpoint and the events are.
+	Database Database `yaml:"database,omitempty"`
+	// Source is where the change log is.
+	Source Source `yaml:"source,omitempty"`
+	// Outbound says which private targets observers may reach.
+	Outbound outbound.Config `yaml:"outbound,omitempty"`
+	// HTTP is where the worker serves /metrics, /healthz and /readyz.
+	HTTP HTTP `yaml:"http,omitempty"`
+	// Log is the worker's log.
+	Log Log `yaml:"log,omitempty"`
+	// ShutdownTimeout is how long running deliveries may go on after SIGTERM. Default: 30s.
+	ShutdownTimeout setting.Duration `yaml:"shutdown_timeout,omitempty"`
+	// Endpoints are settings of a place, for all actions that go there. The key is host[:port], or the name that an
+	// action gives.
+	Endpoints map[string]jobs.EndpointConfig `yaml:"endpoints,omitempty"`
+	// Observers say which events lead to which actions, by name. None is legal: events are recorded all the same.
+	Observers map[string]observer.Config `yaml:"observers,omitempty"`
+
+	// Warnings are what is allowed but probably not meant, in the order of the file.
+	Warnings []Warning `yaml:"-"`
+}
+
+// Database is the section `database:`.
+type Database struct {
+	// URL is how to connect. Default: the environment's DATABASE_URL.
+	URL URL `yaml:"url,omitempty"`
+}
+
+// Source is the section `source:`.
+type Source struct {
+	// URL is how to connect to the database with the change log. Default: database.url.
+	URL            URL `yaml:"url,omitempty"`
+	capture.Config `yaml:",inline"`
+}
+
+// HTTP is the section `http:`.
+type HTTP struct {
+	// Listen is the address, as in 127.0.0.1:9464; "" turns the server off. Default: 127.0.0.1:9464.
+	Listen Listen `yaml:"listen,omitempty"`
+}
+
+// Options say what to load.
+type Options struct {
+	// Path is the file. Find finds it.
+	Path string
+	// Lookup finds an environment variable; os.LookupEnv in production. nil: nothing is set.
+	Lookup func(name string) (string, bool)
+	// NoEnv checks all but what only the environment knows: secrets are not looked up, and an unset ${NAME} is no
+	// error, nor is what its value would decide. The result then lacks these values.
+	NoEnv bool
+}
+
+// maxSize is far above any real configuration. It bounds what a wrong path can cost.
+const maxSize = 4 << 20
+
+// Load reads and checks a file. An error about its contents is of type Errors and holds as many as could be found; the
+// caller prints it as it is. Load keeps nothing and may run at any time.
+func Load(ctx context.Context, opts Options) (*Config, error) {
+	info, err := os.Stat(opts.Path)
+	if err == nil && info.Size() > maxSize {
+		return nil, fmt.Errorf("configuration %s: %d bytes is too large: expected at most %d", opts.Path, info.Size(), maxSize)
+	}
+	raw, err := os.ReadFile(opts.Path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return load(ctx, raw, opts)
+}
+
+func load(ctx context.Context, raw []byte, opts Options) (*Config, error) {
+	if opts.Lookup == nil {
+		opts.Lookup = func(string) (string, bool) { return "", false }
+	}
+	src := newSource(opts.Path, raw)
+	root, err := src.parse()
+	if err != nil {
+		return nil, err
+	}
+	r := resolver{src: src, lookup: opts.Lookup, noEnv: opts.NoEnv}
+	root = r.document(root)
+	if r.stop {
+		return nil, r.errs.sorted()
+	}
+
+	surroundings := setting.Surroundings{Lookup: opts.Lookup, Dir: filepath.Dir(opts.Path)}
+	if opts.NoEnv {
+		surroundings.Lookup = nil
+	}
+	d := decoder{src: src, unknown: r.unknown, errs: r.errs}
+	cfg := defaults()
+	d.value(setting.NewContext(ctx, surroundings), root, reflect.ValueOf(cfg).Elem(), "")
+	c := checker{decoder: &d, root: root, cfg: cfg, opts: opts}
+	c.check()
+	if len(d.errs) > 0 {
+		return nil, d.errs.sorted()
+	}
+	cfg.fillIn()
+	cfg.Warnings = c.warnings
+	return cfg, nil
+}
+
+// defaults are those of this package's own keys; the rooms fill in theirs.
+func defaults() *Config {
+	return &Config{
+		HTTP:            HTTP{Listen: "127.0.0.1:9464"},
+		Log:             Log{Level: "info", Format: "text"},
+		ShutdownTimeout: setting.Duration(30 * time.Second),
+	}
+}
+
+func (c *Config) fillIn() {
+	if c.Source.URL.IsZero() {
+		c.Source.URL = c.Database.URL
+	}
+	c.Source.Config = c.Source.Config.WithDefaults()
+	for name, e := range c.Endpoints {
+		c.Endpoints[name] = e.WithDefaults()
+	}
+	for name, o := range c.Observers {
+		c.Observers[name] = o.WithDefaults()
+	}
+}

@@ -1,0 +1,79 @@
+package jobs
+
+import (
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/google/uuid"
+
+	"github.com/fraiseql/weir/internal/event"
+)
+
+// Args are a delivery's job arguments: short keys that a person reads in River UI, and the name of the row of
+// weir.event (day, event_id, pk) that holds the event. Never the event itself, which River's indexes on arguments would
+// make expensive, and never a secret.
+type Args struct {
+	Observer  string     `json:"observer"`
+	Action    string     `json:"action"`
+	Entity    string     `json:"entity"`
+	EntityID  string     `json:"entity_id"`
+	EventType event.Type `json:"event_type"`
+	EventID   uuid.UUID  `json:"event_id"`
+	LSN       event.LSN  `json:"lsn"`
+	TxIndex   int64      `json:"tx_index"`
+	Day       string     `json:"day"` // YYYY-MM-DD
+	PK        int64      `json:"pk"`
+}
+
+const dayLayout = "2006-01-02"
+
+func argsOf(e *event.Event, observer, action string) Args {
+	return Args{
+		Observer: observer, Action: action, Entity: e.EntityType, EntityID: e.EntityID, EventType: e.Type, EventID: e.ID,
+		LSN: e.LSN, TxIndex: e.TxIndex, Day: e.Day().Format(dayLayout), PK: e.PK,
+	}
+}
+
+// DeliveryID is the stable identity of the delivery that the job is.
+func (a Args) DeliveryID() uuid.UUID { return event.DeliveryID(a.EventID, a.PK, a.Observer, a.Action) }
+
+func (a Args) args() Args { return a }
+
+// One type of arguments for each type of action: River tells jobs apart by kind.
+type (
+	webhookArgs struct{ Args }
+	logArgs     struct{ Args }
+)
+
+// Kind is River's name for the type.
+func (webhookArgs) Kind() string { return "weir_webhook" }
+
+// Kind is River's name for the type.
+func (logArgs) Kind() string { return "weir_log" }
+
+// changeArgs are those of a change that is no event (no observer), or of an event for which an observer's condition
+// failed. Working the job evaluates it again.
+type changeArgs struct {
+	Args
+	CommitTime time.Time `json:"commit_time"`
+	Reason     string    `json:"reason"` // as found when the change was read
+}
+
+// KindChange is the kind of a change that could not be matched: a dead letter once it has been worked.
+const KindChange = "weir_change"
+
+// Kind is River's name for the type.
+func (changeArgs) Kind() string { return KindChange }
+
+const maxText = 300
+
+// short makes a text fit to be stored with a job: one line, valid for jsonb, and bounded, since River keeps each of them
+// with each attempt.
+func short(s string) string {
+	s = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "\uFFFD"), unicode.IsControl), " ")
+	if r := []rune(s); len(r) > maxText {
+		return string(r[:maxText-1]) + "…"
+	}
+	return s
+}

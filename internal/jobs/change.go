@@ -1,0 +1,102 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/index"
+)
+
+// changeWorker works changes that could not be matched when they were read. It evaluates them again: what has been
+// corrected since (the row, the condition) is delivered, what has not is a dead letter.
+type changeWorker struct {
+	river.WorkerDefaults[changeArgs]
+	queue  *Queue
+	reader *capture.Reader
+}
+
+// Timeout bounds the database's work.
+func (w *changeWorker) Timeout(*river.Job[changeArgs]) time.Duration { return time.Minute }
+
+// Work evaluates the change again.
+func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) error {
+	if job.Args.Observer != "" {
+		return w.rematch(ctx, job)
+	}
+	pos := event.Position{LSN: job.Args.LSN, Index: job.Args.TxIndex}
+	c, err := w.reader.Read(ctx, job.Args.PK, pos, job.Args.CommitTime)
+	switch {
+	case errors.Is(err, capture.ErrRowGone):
+		return w.bury(ctx, job, "row_gone", errors.New(job.Args.Reason+" (and "+err.Error()+")"))
+	case err != nil:
+		return err
+	case c.Reason != "":
+		return w.bury(ctx, job, "bad_row", errors.New(c.Reason))
+	}
+	err = w.complete(ctx, job, func(tx pgx.Tx) error {
+		if err := w.queue.index.Record(ctx, tx, []*event.Event{&c.Event}); err != nil {
+			return err
+		}
+		return w.queue.insert(ctx, tx, w.queue.match(&c.Event, ""))
+	})
+	if capture.Refused(err) {
+		return w.bury(ctx, job, "refused", err)
+	}
+	return err
+}
+
+// rematch evaluates one observer's condition again.
+func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) error {
+	set := w.queue.set.Load()
+	if !set.Has(job.Args.Observer) {
+		if time.Since(job.CreatedAt) < unknownGrace {
+			return river.JobSnooze(unknownRetry)
+		}
+		return w.bury(ctx, job, "unknown_observer", fmt.Errorf("no observer %s in the configuration for an hour", job.Args.Observer))
+	}
+	rec, err := loadEvent(ctx, w.queue.runner.pool, w.queue.index, job.Args.Args)
+	if errors.Is(err, index.ErrNotFound) {
+		return w.bury(ctx, job, "event_gone", err)
+	}
+	if err != nil {
+		return err
+	}
+	params := w.queue.match(rec.Event, job.Args.Observer)
+	for _, p := range params {
+		if again, failed := p.Args.(changeArgs); failed {
+			return w.bury(ctx, job, "condition", errors.New(again.Reason))
+		}
+	}
+	return w.complete(ctx, job, func(tx pgx.Tx) error { return w.queue.insert(ctx, tx, params) })
+}
+
+// complete does the work in the transaction that completes the job. Who does not find the job running in there has
+// lost it to somebody else, and must not do the work again.
+func (w *changeWorker) complete(ctx context.Context, job *river.Job[changeArgs], work func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, w.queue.runner.pool, func(tx pgx.Tx) error {
+		var running bool
+		err := tx.QueryRow(ctx, `SELECT true FROM weir.river_job WHERE id = $1 AND state = 'running' FOR UPDATE`, job.ID).Scan(&running)
+		if err != nil {
+			return fmt.Errorf("the job is no longer this attempt's: %w", err)
+		}
+		if err := work(tx); err != nil {
+			return err
+		}
+		_, err = river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, job)
+		return err
+	})
+}
+
+func (w *changeWorker) bury(ctx context.Context, job *river.Job[changeArgs], code string, err error) error {
+	d := delivery{job: job.JobRow, args: job.Args.Args}
+	w.queue.log.Warn("a change could not be matched, it is a dead letter", append(d.attrs(), "error", short(err.Error()))...)
+	return bury(ctx, code, err)
+}

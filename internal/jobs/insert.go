@@ -1,0 +1,95 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/observer"
+	"github.com/fraiseql/weir/internal/rule"
+)
+
+// Insert matches the changes and inserts one job for each delivery, in the caller's transaction: they exist exactly
+// when the checkpoint has moved over their changes. A change that is no event, and an event for which a condition
+// fails, becomes a job of kind weir_change.
+func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) error {
+	var params []river.InsertManyParams
+	for i := range changes {
+		c := &changes[i]
+		if c.Reason != "" {
+			params = append(params, changeJob(&c.Event, "", c.Reason))
+			continue
+		}
+		params = append(params, q.match(&c.Event, "")...)
+	}
+	return q.insert(ctx, tx, params)
+}
+
+func (q *Queue) insert(ctx context.Context, tx pgx.Tx, params []river.InsertManyParams) error {
+	if len(params) == 0 {
+		return nil
+	}
+	if _, err := q.client.InsertManyFastTx(ctx, tx, params); err != nil {
+		return fmt.Errorf("insert %d jobs: %w", len(params), err)
+	}
+	return nil
+}
+
+// match makes the jobs of an event, of all observers or of one.
+func (q *Queue) match(e *event.Event, only string) []river.InsertManyParams {
+	matched := q.set.Load().Match(rule.NewEnv(e), e)
+	var params []river.InsertManyParams
+	last := ""
+	for _, b := range matched.Deliveries {
+		if only != "" && b.Observer != only {
+			continue
+		}
+		if b.Observer != last {
+			q.runner.metrics.matches.WithLabelValues(b.Observer).Inc()
+			last = b.Observer
+		}
+		params = append(params, deliveryJob(e, b))
+	}
+	for _, failed := range matched.Errors {
+		if only != "" && failed.Observer != only {
+			continue
+		}
+		q.runner.metrics.condErrors.WithLabelValues(failed.Observer).Inc()
+		params = append(params, changeJob(e, failed.Observer, failed.Err.Error()))
+	}
+	if len(params) == 0 && only == "" {
+		q.runner.metrics.unmatched.Inc()
+	}
+	return params
+}
+
+func deliveryJob(e *event.Event, b *observer.Bound) river.InsertManyParams {
+	return river.InsertManyParams{
+		Args: typedArgs(b.Action.Type(), argsOf(e, b.Observer, b.Action.Name())),
+		InsertOpts: &river.InsertOpts{
+			Queue: QueueName(b.Action.Endpoint()), Priority: b.Action.Priority(), MaxAttempts: b.Retry.MaxAttempts,
+		},
+	}
+}
+
+func typedArgs(actionType string, a Args) river.JobArgs {
+	switch actionType {
+	case "webhook":
+		return webhookArgs{a}
+	case "log":
+		return logArgs{a}
+	default:
+		panic("jobs: no job arguments for action type " + actionType)
+	}
+}
+
+func changeJob(e *event.Event, obs, reason string) river.InsertManyParams {
+	return river.InsertManyParams{
+		Args:       changeArgs{Args: argsOf(e, obs, ""), CommitTime: time.Time(e.CommitTime), Reason: short(reason)},
+		InsertOpts: &river.InsertOpts{Queue: queueChange},
+	}
+}

@@ -1,0 +1,31 @@
+package jobs
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"regexp"
+	"strings"
+)
+
+// queueChange is the queue of changes that are no events.
+const queueChange = "weir_change"
+
+var (
+	riverQueue = regexp.MustCompile(`^[a-z0-9]+([_|-]?[a-z0-9]+)*$`)
+	notInQueue = regexp.MustCompile(`[^a-z0-9]+`)
+)
+
+// QueueName is the River queue of an endpoint. River allows only lower-case letters, digits and single separators, at
+// most 64: a dot becomes an underscore, a colon a hyphen (erp.example.org:8443 is erp_example_org-8443). A name that
+// this would not keep apart from others gets a hash behind it.
+func QueueName(endpoint string) string {
+	name := strings.NewReplacer(".", "_", ":", "-").Replace(endpoint)
+	ambiguous := strings.Contains(endpoint, "_")
+	if !ambiguous && len(name) <= 64 && riverQueue.MatchString(name) && name != queueChange {
+		return name
+	}
+	plain := strings.Trim(notInQueue.ReplaceAllString(strings.ToLower(endpoint), "_"), "_")
+	plain = strings.TrimRight(plain[:min(len(plain), 50)], "_")
+	sum := sha256.Sum256([]byte(endpoint))
+	return strings.TrimLeft(plain+"-"+hex.EncodeToString(sum[:4]), "-")
+}

@@ -1,0 +1,209 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/fraiseql/weir/internal/action"
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/index"
+	"github.com/fraiseql/weir/internal/observer"
+	"github.com/fraiseql/weir/internal/rule"
+)
+
+// MetaDeadLetter is the metadata key that marks a job which we gave up at once (River calls it cancelled) as a dead
+// letter, and tells it from one that a person cancelled. Its value is a short code of the reason.
+const MetaDeadLetter = "weir_dead_letter"
+
+const (
+	metaFirstWait = "weir_waiting_since" // when the receiver first asked us to come back later
+	// freeWaiting is how long a receiver may put us off (429, 503 with Retry-After) before it costs attempts.
+	freeWaiting = 24 * time.Hour
+	// unknownGrace is how long a delivery waits for a worker that knows its observer: a rolling deploy.
+	unknownGrace = time.Hour
+	unknownRetry = 15 * time.Second
+)
+
+// runner works deliveries. What differs from one type of action to the next is in the action.
+type runner struct {
+	pool    *pgxpool.Pool
+	index   *index.Index
+	set     *atomic.Pointer[observer.Set]
+	metrics *metrics
+	log     *slog.Logger
+}
+
+// delivery is one attempt on its way through the chain.
+type delivery struct {
+	job   *rivertype.JobRow
+	args  Args
+	bound *observer.Bound
+	rec   index.Record
+	out   event.Outcome
+	began time.Time
+}
+
+type step func(context.Context, *delivery) error
+
+// chain is what happens around an action, the outermost first. The order is the design.
+func (r *runner) chain() step {
+	s := r.act
+	for _, wrap := range slices.Backward([]func(step) step{
+		r.resolve,  // which action, in the configuration of now
+		r.conclude, // River's verb, outcome, metrics
+		r.load,     // the event
+		r.deadline, // the action's timeout
+	}) {
+		s = wrap(s)
+	}
+	return s
+}
+
+// resolve finds the action by name in the current configuration, so that a corrected URL also helps deliveries that
+// are already queued. What nobody knows waits, then dies.
+func (r *runner) resolve(next step) step {
+	return func(ctx context.Context, d *delivery) error {
+		bound, ok := r.set.Load().Lookup(d.args.Observer, d.args.Action)
+		if ok {
+			d.bound = bound
+			return next(ctx, d)
+		}
+		if time.Since(d.job.CreatedAt) < unknownGrace {
+			return river.JobSnooze(unknownRetry)
+		}
+		err := fmt.Errorf("no observer %s with an action %s in the configuration for an hour", d.args.Observer, d.args.Action)
+		r.metrics.deliveries.WithLabelValues("", d.job.Kind, dead).Inc()
+		return bury(ctx, "unknown_observer", err)
+	}
+}
+
+// conclude turns what came of the attempt into River's verbs, and records it with the job.
+func (r *runner) conclude(next step) step {
+	return func(ctx context.Context, d *delivery) error {
+		d.began = time.Now()
+		r.metrics.queueWait.WithLabelValues(d.bound.Action.Type()).Observe(seconds(d.began.Sub(d.job.ScheduledAt)))
+		err := next(ctx, d)
+		r.metrics.duration.WithLabelValues(d.bound.Action.Type()).Observe(seconds(time.Since(d.began)))
+		how, verb := r.judge(ctx, d, err)
+		r.metrics.deliveries.WithLabelValues(d.args.Observer, d.bound.Action.Type(), how).Inc()
+		d.out.DurationMS = time.Since(d.began).Milliseconds()
+		if recErr := river.RecordOutput(ctx, output{Result: how, Outcome: d.out}); recErr != nil {
+			r.log.Error("outcome not recorded", "job_id", d.job.ID, "error", recErr)
+		}
+		return verb
+	}
+}
+
+// output is what a job keeps of its last attempt.
+type output struct {
+	Result string `json:"result"`
+	event.Outcome
+}
+
+// judge says how the attempt ended and what River is to do.
+func (r *runner) judge(ctx context.Context, d *delivery, err error) (how string, verb error) {
+	failure := &action.Error{Err: err} // what is not classified is tried again
+	errors.As(err, &failure)
+	switch {
+	case err == nil:
+		r.metrics.latency.WithLabelValues(d.bound.Action.Type()).
+			Observe(seconds(time.Since(time.Time(d.rec.Event.CommitTime))))
+		return delivered, nil
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return stopped, err // River makes the job available again, at no attempt
+	case failure.Class == action.ClassLater && r.waitsFree(ctx, d):
+		r.log.Info("the receiver asks for a pause", append(d.attrs(), "error", failure.Error(), "pause", failure.After)...)
+		return waiting, river.JobSnooze(failure.After)
+	case failure.Class == action.ClassFinal:
+		return r.giveUp(ctx, d, failure.Code, err)
+	case d.job.Attempt >= d.job.MaxAttempts:
+		return r.giveUp(ctx, d, "attempts_exhausted", err)
+	default:
+		r.log.Info("delivery failed, it will be tried again", append(d.attrs(), "error", short(err.Error()))...)
+		return retried, errors.New(short(err.Error()))
+	}
+}
+
+// waitsFree says that the receiver may put this delivery off at no cost: for a day from the first time.
+func (r *runner) waitsFree(ctx context.Context, d *delivery) bool {
+	since := time.Now()
+	if t, ok := metaTime(d.job.Metadata, metaFirstWait); ok {
+		since = t
+	} else if err := river.MetadataSet(ctx, metaFirstWait, since.UTC().Format(time.RFC3339)); err != nil {
+		r.log.Error("waiting time not recorded", "job_id", d.job.ID, "error", err)
+	}
+	return time.Since(since) < freeWaiting
+}
+
+// giveUp ends a delivery for good, as its observer's on_failure says.
+func (r *runner) giveUp(ctx context.Context, d *delivery, code string, err error) (how string, verb error) {
+	switch d.bound.OnFailure {
+	case observer.OnFailureLog:
+		r.log.Error("delivery failed for good and is not kept (on_failure: log)", append(d.attrs(), "error", short(err.Error()))...)
+		return dropped, river.JobCancel(errors.New(short(err.Error())))
+	case observer.OnFailureAlert:
+		r.metrics.alerts.WithLabelValues(d.args.Observer).Inc()
+		r.log.Error("delivery failed for good (on_failure: alert)", append(d.attrs(), "error", short(err.Error()))...)
+	case observer.OnFailureDLQ:
+		r.log.Warn("delivery failed for good, it is a dead letter", append(d.attrs(), "error", short(err.Error()))...)
+	}
+	return dead, bury(ctx, code, err)
+}
+
+// bury makes the job a dead letter at once.
+func bury(ctx context.Context, code string, err error) error {
+	if metaErr := river.MetadataSet(ctx, MetaDeadLetter, code); metaErr != nil {
+		return fmt.Errorf("mark the dead letter: %w", metaErr)
+	}
+	return river.JobCancel(errors.New(short(err.Error())))
+}
+
+// load reads the event that the job names.
+func (r *runner) load(next step) step {
+	return func(ctx context.Context, d *delivery) error {
+		rec, err := loadEvent(ctx, r.pool, r.index, d.args)
+		if errors.Is(err, index.ErrNotFound) {
+			return action.Final("event_gone", err)
+		}
+		if err != nil {
+			return err
+		}
+		d.rec = rec
+		return next(ctx, d)
+	}
+}
+
+// deadline is the action's own timeout; River's is off, since it would not tell who took too long.
+func (r *runner) deadline(next step) step {
+	return func(ctx context.Context, d *delivery) error {
+		timeout := d.bound.Action.Timeout()
+		ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the action took longer than its timeout of %s", timeout))
+		defer cancel()
+		return next(ctx, d)
+	}
+}
+
+func (r *runner) act(ctx context.Context, d *delivery) error {
+	out, err := d.bound.Action.Do(ctx, action.Call{
+		Event: d.rec.Event, Payload: d.rec.Payload, Env: rule.NewEnv(d.rec.Event),
+		Observer: d.args.Observer, Action: d.args.Action, DeliveryID: d.args.DeliveryID(), Attempt: d.job.Attempt,
+	})
+	d.out = out
+	return err
+}
+
+func (d *delivery) attrs() []any {
+	return []any{
+		"observer", d.args.Observer, "action", d.args.Action, "event_id", d.args.EventID, "delivery_id", d.args.DeliveryID(),
+		"job_id", d.job.ID, "attempt", d.job.Attempt, "max_attempts", d.job.MaxAttempts,
+	}
+}
