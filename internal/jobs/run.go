@@ -124,9 +124,15 @@ func (r *runner) judge(ctx context.Context, d *delivery, err error) (how string,
 		r.log.Info("the receiver asks for a pause", append(d.attrs(), "error", failure.Error(), "pause", failure.After)...)
 		return waiting, river.JobSnooze(failure.After)
 	case failure.Class == action.ClassFinal:
-		return r.giveUp(ctx, d, failure.Code, err)
+		if r.giveUp(d, err) {
+			return dead, bury(ctx, failure.Code, err)
+		}
+		return dropped, river.JobCancel(errors.New(short(err.Error())))
 	case d.job.Attempt >= d.job.MaxAttempts:
-		return r.giveUp(ctx, d, "attempts_exhausted", err)
+		if r.giveUp(d, err) {
+			return dead, errors.New(short(err.Error())) // River discards it
+		}
+		return dropped, river.JobCancel(errors.New(short(err.Error())))
 	default:
 		r.log.Info("delivery failed, it will be tried again", append(d.attrs(), "error", short(err.Error()))...)
 		return retried, errors.New(short(err.Error()))
@@ -144,19 +150,21 @@ func (r *runner) waitsFree(ctx context.Context, d *delivery) bool {
 	return time.Since(since) < freeWaiting
 }
 
-// giveUp ends a delivery for good, as its observer's on_failure says.
-func (r *runner) giveUp(ctx context.Context, d *delivery, code string, err error) (how string, verb error) {
+// giveUp does what the observer's on_failure says about a delivery that failed for good, and returns whether it is kept
+// as a dead letter.
+func (r *runner) giveUp(d *delivery, err error) (keep bool) {
+	attrs := append(d.attrs(), "error", short(err.Error()))
 	switch d.bound.OnFailure {
 	case observer.OnFailureLog:
-		r.log.Error("delivery failed for good and is not kept (on_failure: log)", append(d.attrs(), "error", short(err.Error()))...)
-		return dropped, river.JobCancel(errors.New(short(err.Error())))
+		r.log.Error("delivery failed for good and is not kept (on_failure: log)", attrs...)
+		return false
 	case observer.OnFailureAlert:
 		r.metrics.alerts.WithLabelValues(d.args.Observer).Inc()
-		r.log.Error("delivery failed for good (on_failure: alert)", append(d.attrs(), "error", short(err.Error()))...)
+		r.log.Error("delivery failed for good (on_failure: alert), it is a dead letter", attrs...)
 	case observer.OnFailureDLQ:
-		r.log.Warn("delivery failed for good, it is a dead letter", append(d.attrs(), "error", short(err.Error()))...)
+		r.log.Warn("delivery failed for good, it is a dead letter", attrs...)
 	}
-	return dead, bury(ctx, code, err)
+	return true
 }
 
 // bury makes the job a dead letter at once.

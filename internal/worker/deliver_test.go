@@ -106,7 +106,7 @@ func TestFewAttemptsThenDeadLetters(t *testing.T) {
 	for i := range 20 {
 		r.order(fmt.Sprintf(`{"n": %d}`, i))
 	}
-	r.await("dead letters", func() bool { return r.jobs(deadLetter) == "20" })
+	r.await("dead letters", func() bool { return r.jobs("state = 'discarded'") == "20" })
 	if n := len(rc.seen()); n != 60 {
 		t.Errorf("%d calls for 20 deliveries of 3 attempts", n)
 	}
