@@ -24,7 +24,7 @@ import (
 )
 
 // Webhook is an HTTP request. Its body is the event's JSON as it is stored, unless BodyTemplate says otherwise.
-type Webhook struct {
+type Webhook struct { //nolint:recvcheck // Format is the value's: a copy must not print its secrets either
 	Common `yaml:",inline"`
 
 	// URL is the target. Its scheme and host cannot be templated.

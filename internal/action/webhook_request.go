@@ -40,11 +40,6 @@ func (w *Webhook) request(ctx context.Context, call Call, now time.Time) (*http.
 	if w.signer != nil {
 		w.signer.sign(header, call.DeliveryID.String(), now, body)
 	}
-	// Receivers tell repeats by the id, so the client may repeat a request whose kept connection turns out to be closed.
-	// An empty value says so to net/http without sending the header.
-	if header.Get("Idempotency-Key") == "" {
-		header["Idempotency-Key"] = []string{}
-	}
 	req, err := http.NewRequestWithContext(ctx, w.Method, target, bytes.NewReader(body))
 	if err != nil {
 		return nil, Final("template", errors.New("url: it does not render to a URL"))

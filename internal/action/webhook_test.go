@@ -39,14 +39,11 @@ func TestWebhookDefault(t *testing.T) {
 	for name, want := range map[string]string{
 		"Content-Type": "application/json", "User-Agent": "Weir", "webhook-id": call.DeliveryID.String(),
 		"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "a=b",
-		"webhook-signature": "", "X-FraiseQL-Signature-256": "", "Idempotency-Key": "", "Accept-Encoding": "",
+		"webhook-signature": "", "X-FraiseQL-Signature-256": "", "Accept-Encoding": "",
 	} {
 		if v := got.header.Get(name); v != want {
 			t.Errorf("%s is %q, want %q", name, v, want)
 		}
-	}
-	if _, ok := got.header["Idempotency-Key"]; ok {
-		t.Error("an empty Idempotency-Key was sent")
 	}
 	if ts, err := strconv.ParseInt(got.header.Get("webhook-timestamp"), 10, 64); err != nil || ts < before || ts > time.Now().Unix() {
 		t.Errorf("webhook-timestamp is %q", got.header.Get("webhook-timestamp"))

@@ -12,6 +12,8 @@ import (
 const module = "github.com/fraiseql/weir/internal/config"
 
 // The JSON Schema that is shipped for editors is the one of the structs.
+//go:generate go test -run TestSchemaIsFresh -count=1 -update .
+
 func TestSchemaIsFresh(t *testing.T) {
 	t.Parallel()
 	golden(t, "weir.schema.json", append(schema(t), '\n'))

@@ -106,8 +106,11 @@ func syntaxError(source string, err error) error {
 		return fmt.Sprintf("unexpected %q%s", text, syntaxHints[text])
 	})
 	message = strings.Replace(message, "unexpected token EOF", "unexpected end of the expression", 1)
-	if strings.Contains(message, "value out of range") || strings.Contains(message, "too large") {
+	switch {
+	case strings.HasPrefix(message, "invalid integer literal"):
 		message = "the number is too large for an integer: write it with a fraction, as in 9223372036854775808.0"
+	case strings.HasPrefix(message, "invalid float literal"):
+		message = "the number is too large"
 	}
 	if strings.Contains(message, "invalid char escape") {
 		message += `: write \\ for a backslash`
@@ -123,5 +126,5 @@ var syntaxHints = map[string]string{
 	"is": ": write == null", "IS": ": write == null", "<>": ": write !=", "&": ": write &&", "|": ": write ||",
 	"like": ": write matches, contains, startsWith or endsWith",
 	"LIKE": ": write matches, contains, startsWith or endsWith",
-	"IN": ": write in, and the list in brackets, as in status in ['new', 'paid']", "BETWEEN": ": write a <= x && x <= b",
+	"IN":   ": write in, and the list in brackets, as in status in ['new', 'paid']", "BETWEEN": ": write a <= x && x <= b",
 }

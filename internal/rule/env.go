@@ -45,13 +45,14 @@ func (l *lazy) get(name string, raw []byte, empty any) (any, error) {
 	return l.value, l.err
 }
 
-// What an evaluation may cost: a byte of text that is looked at or made costs 1, an element of a list elementCost, a
-// step of a loop stepCost. The limit is about a second of work, far above what an honest expression needs for the
-// largest event.
+// What an evaluation may cost: a byte of text or a digit that is looked at or made costs 1, an element of a list
+// elementCost, preparing a number for computing decimalCost, a step of a loop stepCost. The limit is less than a second
+// of work, far above what an honest expression needs for the largest event.
 const (
 	maxCost     = 64 << 20
 	elementCost = 16
-	stepCost    = 64
+	decimalCost = 64
+	stepCost    = 256
 )
 
 var errTooExpensive = errors.New("this costs more than an expression may: simplify it")

@@ -28,16 +28,8 @@ func (p *program) why(n ast.Node, result bool, env *Env) string {
 			return p.why(n.Node, !result, env)
 		}
 	case *ast.BinaryNode:
-		and := n.Operator == "&&" || n.Operator == "and"
-		or := n.Operator == "||" || n.Operator == "or"
-		switch {
-		case !and && !or:
-		case and == result: // it took both
-			return p.why(n.Left, result, env) + " and " + p.why(n.Right, result, env)
-		case p.value(n.Left, env) == result:
-			return p.why(n.Left, result, env)
-		default:
-			return p.why(n.Right, result, env)
+		if op := logical(n.Operator); op != "" {
+			return p.whyAll(operandsOf(n, op), (op == "and") == result, result, env)
 		}
 	}
 	reason := p.textOf(n) + " is false"
@@ -48,6 +40,45 @@ func (p *program) why(n ast.Node, result bool, env *Env) string {
 		reason += " (" + values + ")"
 	}
 	return reason
+}
+
+// whyAll is why for the operands of && or ||. Either it took all of them to get the result, or the first that has it
+// was enough.
+func (p *program) whyAll(operands []ast.Node, tookAll, result bool, env *Env) string {
+	if !tookAll {
+		last := len(operands) - 1
+		for _, operand := range operands[:last] {
+			if p.value(operand, env) == result {
+				return p.why(operand, result, env)
+			}
+		}
+		return p.why(operands[last], result, env)
+	}
+	reasons := make([]string, len(operands))
+	for i, operand := range operands {
+		reasons[i] = p.why(operand, result, env)
+	}
+	return strings.Join(reasons, " and ")
+}
+
+// logical is "and" or "or" for the operators that are, however they are written.
+func logical(operator string) string {
+	switch operator {
+	case "&&", "and":
+		return "and"
+	case "||", "or":
+		return "or"
+	default:
+		return ""
+	}
+}
+
+// operandsOf are a, b and c of a && b && c.
+func operandsOf(n ast.Node, op string) []ast.Node {
+	if b, ok := n.(*ast.BinaryNode); ok && logical(b.Operator) == op {
+		return append(operandsOf(b.Left, op), operandsOf(b.Right, op)...)
+	}
+	return []ast.Node{n}
 }
 
 // value evaluates a part on its own, nil if that is not possible (a variable of let).

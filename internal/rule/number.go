@@ -57,7 +57,7 @@ func (e *Env) decimal(v any) (*apd.Decimal, error) {
 		return nil, fmt.Errorf("the number %s has too many digits to compute with", abbreviate(n.text))
 	}
 	// Aligning two numbers writes their exponents out, so an exponent costs as much as digits.
-	if err := e.spend(len(mantissa) + max(exponent, -exponent)); err != nil {
+	if err := e.spend(decimalCost + len(mantissa) + max(exponent, -exponent)); err != nil {
 		return nil, err
 	}
 	d, _, err := apd.NewFromString(n.text)

@@ -267,10 +267,11 @@ func (e *Env) maybe(base, property any) (any, error) {
 	return v, err
 }
 
-// absentError says that a value has no such member.
-type absentError struct{ message string }
+// absentError says that a value has no such member. Where that is no error, its message is never made.
+type absentError struct{ message func() string }
 
-func (e absentError) Error() string { return e.message }
+// Error names the member.
+func (e absentError) Error() string { return e.message() }
 
 func (e *Env) member(base, property any) (any, error) {
 	switch base := base.(type) {
@@ -295,8 +296,9 @@ func member(object map[string]any, property any) (any, error) {
 	if v, ok := object[name]; ok {
 		return v, nil
 	}
-	return nil, absentError{fmt.Sprintf("there is no key %q%s; ?. gives null instead",
-		name, suggestion(name, object, nil))}
+	return nil, absentError{func() string {
+		return fmt.Sprintf("there is no key %q%s; ?. gives null instead", name, suggestion(name, object, nil))
+	}}
 }
 
 // element is list[i]; a negative index counts from the end.
@@ -312,8 +314,9 @@ func (e *Env) element(list []any, property any) (any, error) {
 		i += len(list)
 	}
 	if i < 0 || i >= len(list) {
-		return nil, absentError{fmt.Sprintf("the list has %d elements and none at %v; ?. gives null instead",
-			len(list), property)}
+		return nil, absentError{func() string {
+			return fmt.Sprintf("the list has %d elements and none at %v; ?. gives null instead", len(list), property)
+		}}
 	}
 	return list[i], nil
 }

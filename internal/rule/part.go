@@ -45,7 +45,11 @@ func (p *program) runError(err error) error {
 		return err
 	}
 	reason := at.Prev
-	if reason == nil {
+	switch {
+	case reason != nil:
+	case at.Message == "memory budget exceeded": // of expr's machine
+		reason = errTooExpensive
+	default:
 		reason = errors.New(at.Message)
 	}
 	where := place(p.source, at.From)

@@ -67,7 +67,7 @@ func TestOneCommitOneSignedWebhook(t *testing.T) {
 }
 
 // A receiver that is down for a while under load: by default every delivery gets there by itself.
-func TestReceiverDownForAWhile(t *testing.T) {
+func TestChaosReceiverDown(t *testing.T) {
 	t.Parallel()
 	outage := 4 * time.Second
 	if full() {

@@ -1,0 +1,299 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fraiseql/weir/db/migrations"
+	"github.com/fraiseql/weir/internal/ops"
+)
+
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	url := postgres.EmptyDatabase(t)
+	weir(t, "migrate", "status", "--database-url", url).exits(0).says("00001_weir.sql", "pending", "weir migrate up")
+	weir(t, "migrate", "up", "--database-url", url).exits(0).says("applied 00001_weir.sql", "applied 00005_change_log.sql")
+	weir(t, "migrate", "up", "--database-url", url).exits(0).says("nothing to do")
+	weir(t, "migrate", "up", "--format", "json", "--database-url", url).exits(0).says(`"steps": []`)
+
+	var list migrationList
+	weir(t, "migrate", "status", "--format", "json", "--database-url", url).exits(0).json(&list)
+	if !list.Current || list.Migrations[len(list.Migrations)-1].Version != migrations.Version {
+		t.Errorf("status %+v", list)
+	}
+}
+
+func TestMigrateDown(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	exec(t, db, `INSERT INTO core.tb_entity_change_log (object_type, modification_type) VALUES ('Order', 'CUSTOM')`)
+	_, slot := slotFile(t, db, "")
+	exec(t, db, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, slot)
+	path, _ := slotFile(t, db, "")
+
+	weir(t, "migrate", "down", "--database-url", url).exits(2).complains("not a terminal", "--yes")
+	call{args: []string{"migrate", "down", "--database-url", url}, stdin: "\n"}.run(t).exits(1).complains("nothing was done")
+	weir(t, "dlq", "list", "--database-url", url).exits(0)
+
+	weir(t, "migrate", "down", "--yes", "--config", path, "--database-url", url).exits(0).
+		says("reverted 00001_weir.sql").complains("pg_drop_replication_slot('" + slot + "')")
+	weir(t, "dlq", "list", "--database-url", url).exits(1).complains("weir migrate up")
+	var rows int
+	check(t, db.QueryRow(t.Context(), `SELECT count(*) FROM core.tb_entity_change_log`).Scan(&rows))
+	if rows != 1 {
+		t.Errorf("%d rows in the change log, want 1: schema core is the application's", rows)
+	}
+	weir(t, "migrate", "down", "--yes", "--database-url", url).exits(0).says("no schema weir")
+}
+
+// TestMigrateTwoDatabases: the source gets the change log and nothing else.
+func TestMigrateTwoDatabases(t *testing.T) {
+	t.Parallel()
+	url, sourceURL := postgres.EmptyDatabase(t), postgres.EmptyDatabase(t)
+	path := file(t, "database: {url: '"+url+"'}\nsource: {url: '"+sourceURL+"'}\n")
+	weir(t, "migrate", "up", "--config", path).exits(0).says("applied 00001", "change log in the source is complete")
+	var log, schema bool
+	check(t, connectTo(t, sourceURL).QueryRow(t.Context(), `
+		SELECT to_regclass('core.tb_entity_change_log') IS NOT NULL, EXISTS (SELECT FROM pg_namespace WHERE nspname = 'weir')`).
+		Scan(&log, &schema))
+	if !log || schema {
+		t.Errorf("change log %t, schema weir %t", log, schema)
+	}
+	weir(t, "status", "--config", path, "-v").exits(0).says("not started").complains("source: postgres://")
+	weir(t, "doctor", "--config", path).exits(0)
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	path, slot := slotFile(t, db, "")
+	weir(t, "status", "--config", path, "--database-url", url).exits(0).
+		says("not started", "no worker is connected", "no deliveries are waiting", "no dead letters")
+
+	exec(t, db, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, slot)
+	exec(t, db, `INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn, events, commit_time)
+		VALUES ('1', 1, 'production', $1, pg_current_wal_lsn(), 42, now() - interval '90 seconds')`, slot)
+	exec(t, db, `INSERT INTO weir.river_job (kind, queue, state, max_attempts, args) VALUES ('weir_log', 'log', 'available', 1, '{}')`)
+	exec(t, db, `SET application_name = 'weir:worker-1'`)
+	deadLetter(t, db, "orders", "x")
+	weir(t, "status", "--config", path, "--database-url", url).exits(0).
+		says("stopped: nobody reads it", "42 events", "1 min 30 s ago", "production", "worker-1", "standby", "available", "orders")
+
+	var s ops.Status
+	weir(t, "status", "--config", path, "--database-url", url, "--format", "json").exits(0).json(&s)
+	if s.Stream.State != ops.StreamStopped || s.Checkpoint.Events != 42 || len(s.Workers) != 1 || len(s.Queues) != 1 {
+		t.Errorf("status %+v", s)
+	}
+	weir(t, "status", "--config", path, "--database-url", url, "--format", "yaml").exits(0).
+		says("state: stopped\n", "  - client_id: worker-1\n", "installation: production\n")
+}
+
+func TestStatusOfAnUnmigratedDatabase(t *testing.T) {
+	t.Parallel()
+	weir(t, "status", "--database-url", postgres.EmptyDatabase(t)).exits(1).complains("has not been migrated: run weir migrate up")
+}
+
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	path, _ := slotFile(t, db, "")
+	weir(t, "doctor", "--config", path, "--database-url", url).exits(0).
+		says("ok", "wal_level", "warning  max_slot_wal_keep_size", "ALTER SYSTEM SET max_slot_wal_keep_size", "1 warning: a worker works all the same")
+
+	exec(t, db, `CREATE PUBLICATION weir`) // of nothing
+	broken := weir(t, "doctor", "--config", path, "--database-url", url).exits(1).
+		says("ERROR", "publication weir does not contain", "to mend it: ALTER PUBLICATION")
+	if broken.stderr != "" {
+		t.Errorf("stderr repeats what was said: %s", broken.stderr)
+	}
+	var d ops.Diagnosis
+	weir(t, "doctor", "--config", path, "--database-url", url, "--format", "json").exits(1).json(&d)
+	if d.Healthy || len(d.Findings) < 10 {
+		t.Errorf("diagnosis %+v", d)
+	}
+}
+
+func TestDebugEvent(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	path, _ := slotFile(t, db, `
+observers:
+  orders: {entity: Order, condition: "total > 100", actions: [{name: notify, type: log, message_template: x}]}
+  large: {entity: Order, condition: "total > 1000", actions: [{type: log, message_template: x}]}
+`)
+	weir(t, "debug-event", "--last", "3", "--config", path, "--database-url", url).exits(0).says("no events have been ingested yet")
+	e := shippedOrder(1)
+	record(t, db, e, shippedOrder(2))
+	id := deadLetter(t, db, "orders", "connection refused")
+
+	whole := weir(t, "debug-event", e.ID.String(), "--config", path, "--database-url", url).exits(0).
+		says("event "+e.ID.String(), `"big": 9007199254740993123`, "leads to notify", "condition false", "total > 1000",
+			id, "orders/notify", "dead letter", "connection refused")
+	if whole.stderr != "" {
+		t.Errorf("stderr: %s", whole.stderr)
+	}
+	weir(t, "debug-event", e.ID.String(), "--database-url", url).exits(0).
+		says("orders/notify").complains("no configuration file: the observers are not known")
+	only := weir(t, "debug-event", e.ID.String(), "--observer", "large", "--config", path, "--database-url", url).exits(0).
+		says("condition false", "no deliveries")
+	if strings.Contains(only.stdout, "orders/notify") {
+		t.Errorf("--observer shows others:\n%s", only.stdout)
+	}
+	weir(t, "debug-event", "--last", "1", "--observer", "nobody", "--config", path, "--database-url", url).exits(0).
+		complains("there is no observer nobody")
+
+	var reports eventReports
+	weir(t, "debug-event", "--last", "5", "--format", "json", "--config", path, "--database-url", url).exits(0).json(&reports)
+	if len(reports.Events) != 2 || reports.Events[0].ID != shippedOrder(2).ID || len(reports.Events[1].Deliveries) != 1 {
+		t.Errorf("reports %+v", reports)
+	}
+	weir(t, "debug-event", "--last", "5", "--format", "yaml", "--database-url", url).exits(0).says("big: 9007199254740993123\n")
+	weir(t, "debug-event", "0190a0c2-7f0e-7c3a-8a52-3f2d1f0c9b11", "--database-url", url).exits(1).complains("no such event", "weir status")
+}
+
+// TestDebugEventWithoutSecrets: what the environment lacks is said, and is no obstacle.
+func TestDebugEventWithoutSecrets(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	record(t, db, shippedOrder(1))
+	path := file(t, `
+database: {url: "${DATABASE_URL}"}
+observers:
+  orders:
+    entity: Order
+    actions: [{type: webhook, url: "https://erp.example.org", signing_secret_env: ERP_SECRET}]
+`)
+	args := []string{"debug-event", "--last", "1", "--config", path}
+	call{args: args, env: map[string]string{"DATABASE_URL": url}}.run(t).exits(0).
+		says("leads to webhook").complains("the environment lacks")
+	full := call{args: args, env: map[string]string{"DATABASE_URL": url, "ERP_SECRET": "hush"}}.run(t).exits(0)
+	if full.stderr != "" {
+		t.Errorf("stderr: %s", full.stderr)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	good := file(t, `
+database: {url: "${DATABASE_URL}"}
+observers:
+  orders: {entity: Order, actions: [{type: webhook, url: "https://erp.example.org", signing_secret_env: ERP_SECRET}]}
+`)
+	env := map[string]string{"DATABASE_URL": "postgres://localhost/x", "ERP_SECRET": "hush"}
+	call{args: []string{"validate-config", good}, env: env}.run(t).exits(0).says("valid, 1 observer, 1 action")
+	call{args: []string{"validate-config", "--config", good, "--format", "json"}, env: env}.run(t).exits(0).
+		says(`"valid": true`, `"errors": []`, `"warnings": []`)
+	call{args: []string{"validate-config"}, env: map[string]string{"WEIR_CONFIG": good}}.run(t).exits(3).
+		complains(good+":2:", "DATABASE_URL", good+":4:", "ERP_SECRET", "2 errors")
+	weir(t, "validate-config", good, "--no-env").exits(0)
+	weir(t, "validate-config", good, "--config", good).exits(2)
+	weir(t, "validate-config", good, good).exits(2)
+	weir(t, "validate-config", "/no/such/file.yaml").exits(3).complains("/no/such/file.yaml")
+
+	bad := file(t, "database: {url: postgres://localhost/x}\nobservres: {}\n")
+	weir(t, "validate-config", bad).exits(3).complains(bad+":2:1: ", "observres", "2 | observres: {}", "1 error\n")
+	var v validation
+	weir(t, "validate-config", bad, "--format", "json").exits(3).json(&v)
+	if v.Valid || len(v.Errors) != 1 || v.Errors[0].Line != 2 || v.Errors[0].Column != 1 {
+		t.Errorf("validation %+v", v)
+	}
+	weir(t, "status", "--config", bad).exits(3).complains(bad + ":2:1: ")
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	weir(t, "version").exits(0).says("weir dev, schema version")
+	var v map[string]any
+	weir(t, "version", "--format", "json").exits(0).json(&v)
+	if v["version"] != "dev" || v["schema_version"] == nil {
+		t.Errorf("version %v", v)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	t.Parallel()
+	weir(t, "completion", "bash").exits(0).says("__start_weir")
+	weir(t, "__complete", "dlq", "").exits(0).says("retry-all\t")
+	weir(t, "__complete", "status", "--format", "").exits(0).says("yaml")
+}
+
+func TestWrongUse(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ args, complaint string }{
+		{"statsu", `unknown command "statsu": did you mean status?`},
+		{"status --colour", "unknown flag: --colour"},
+		{"status now", `takes no argument: "now" is one too many`},
+		{"status --format xml", "expected text, json, yaml"},
+		{"migrate", "needs one of its commands: up, down, status"},
+		{"migrate sideways", `unknown command "sideways" for "weir migrate"`},
+		{"dlq", "needs one of its commands: list, show, retry, retry-all, remove, stats"},
+		{"debug-event", "name an event by its id, or say --last N"},
+		{"debug-event 1", `"1" is no id of an event`},
+		{"debug-event 0190a0c2-7f0e-7c3a-8a52-3f2d1f0c9b11 --last 1", "not both"},
+		{"debug-event --last -1", "expected 1 to 1000"},
+		{"status", "no database: name one with --database-url or DATABASE_URL"},
+		{"status --database-url mysql://root:hunter2@localhost/x", "--database-url: this is no PostgreSQL URL"},
+		{"status --database-url postgres://u:hunter2@localhost:port/x", "--database-url: this is no PostgreSQL URL"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			t.Parallel()
+			r := weir(t, strings.Fields(tt.args)...).exits(2).complains(tt.complaint, " --help.\n")
+			if r.stdout != "" || strings.Contains(r.stderr, "hunter2") {
+				t.Errorf("stdout %q, stderr %q", r.stdout, r.stderr)
+			}
+		})
+	}
+	weir(t).exits(0).says("Available Commands:")
+}
+
+// TestCannotConnect also tries to make the program show a password.
+func TestCannotConnect(t *testing.T) {
+	t.Parallel()
+	server := postgres.Database(t)
+	cfg, err := pgx.ParseConfig(server)
+	check(t, err)
+	nobody := "postgres://weir:hunter2@127.0.0.1:1/app"
+	missing := strings.Replace(server, "/"+cfg.Database, "/no_such_database", 1)
+	source := file(t, "database: {url: '"+server+"'}\nsource: {url: '"+nobody+"'}\n")
+	for _, args := range [][]string{
+		{"status", "--database-url", nobody},
+		{"status", "--database-url", missing},
+		{"status", "--config", source},
+		{"doctor", "--config", source},
+		{"migrate", "up", "--database-url", nobody},
+		{"migrate", "status", "--database-url", nobody, "-v"},
+		{"migrate", "down", "--yes", "--database-url", nobody},
+		{"dlq", "list", "--database-url", nobody, "--format", "json"},
+		{"debug-event", "--last", "1", "--database-url", nobody},
+	} {
+		r := weir(t, args...).exits(4).complains("cannot connect to postgres://", "check that the server runs")
+		if strings.Contains(r.stdout+r.stderr, "hunter2") {
+			t.Errorf("%v shows a password: %s", args, r.stderr)
+		}
+	}
+	call{args: []string{"status"}, env: map[string]string{"DATABASE_URL": nobody}}.run(t).exits(4).complains("DATABASE_URL")
+}
+
+func TestColorsOnATerminalOnly(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	path, _ := slotFile(t, db, "")
+	args := []string{"status", "--config", path, "--database-url", url}
+	const escape = "\x1b["
+	for name, tt := range map[string]struct {
+		call call
+		want bool
+	}{
+		"terminal":           {call{args: args, color: true}, true},
+		"pipe":               {call{args: args}, false},
+		"--no-color":         {call{args: append(args, "--no-color"), color: true}, false},
+		"NO_COLOR":           {call{args: args, color: true, env: map[string]string{"NO_COLOR": "1"}}, false},
+		"JSON on a terminal": {call{args: append(args, "--format", "json"), color: true}, false},
+	} {
+		if got := strings.Contains(tt.call.run(t).exits(0).stdout, escape); got != tt.want {
+			t.Errorf("%s: colors %t, want %t", name, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/fraiseql/weir/internal/action"
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/observer"
+	"github.com/fraiseql/weir/internal/ops"
+)
+
+func newDebugCommand(a *app) *cobra.Command {
+	var last int
+	var only string
+	cmd := &cobra.Command{
+		Use:   "debug-event ID | --last N",
+		Short: "Show an event, what each observer makes of it, and its deliveries",
+		Long: `Show an event, for each observer of the configuration whether it matches or which part of its condition is false, and
+what became of each delivery. Without a configuration file only the deliveries are shown.`,
+		Example: "  weir debug-event 0190a0c2-7f0e-7c3a-8a52-3f2d1f0c9b11\n  weir debug-event --last 3 --observer order-shipped",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: a.does(func(ctx context.Context, args []string) error {
+			return a.debug(ctx, debugged{ids: args, last: last, only: only})
+		}),
+	}
+	cmd.Flags().IntVar(&last, "last", 0, "the newest `N` events instead of one")
+	cmd.Flags().StringVar(&only, "observer", "", "only this observer, by `name`")
+	return cmd
+}
+
+// debugged says which events to report on.
+type debugged struct {
+	ids  []string // one at the most
+	last int
+	only string
+}
+
+func (d debugged) id() (id uuid.UUID, err error) {
+	switch {
+	case len(d.ids) == 1 && d.last != 0:
+		return id, wrongUse("name an event or say --last, not both")
+	case d.last < 0 || d.last > 1000:
+		return id, wrongUse("--last %d: expected 1 to 1000", d.last)
+	case d.last > 0:
+		return id, nil
+	case len(d.ids) == 0:
+		return id, wrongUse("name an event by its id, or say --last N")
+	}
+	if id, err = uuid.Parse(d.ids[0]); err != nil {
+		return id, wrongUse("%q is no id of an event: expected a UUID", d.ids[0])
+	}
+	return id, nil
+}
+
+// eventReports is the output of debug-event.
+type eventReports struct {
+	Events []ops.EventReport `json:"events"`
+}
+
+func (a *app) debug(ctx context.Context, d debugged) error {
+	id, err := d.id()
+	if err != nil {
+		return err
+	}
+	return a.withDatabase(ctx, func(s *settings, conn *pgx.Conn) error {
+		question, err := a.question(s, d.only)
+		if err != nil {
+			return err
+		}
+		if _, err := ops.CheckMigrated(ctx, conn); err != nil {
+			return err
+		}
+		var reports eventReports
+		if d.last > 0 {
+			reports.Events, err = ops.DebugLast(ctx, conn, d.last, question)
+		} else if reports.Events, err = ops.DebugEvent(ctx, conn, id, question); err != nil {
+			err = fmt.Errorf("%w (not ingested yet? see weir status; or it is older than the history)", err)
+		}
+		if err != nil {
+			return err
+		}
+		return a.print(reports, func(w io.Writer) { a.writeReports(w, reports.Events) })
+	})
+}
+
+// question compiles the observers. They are never run, so they get nothing to run with.
+func (a *app) question(s *settings, only string) (ops.Question, error) {
+	q := ops.Question{Only: only}
+	if s.file == nil {
+		a.notef("no configuration file: the observers are not known, only the deliveries are shown")
+		return q, nil
+	}
+	if s.unset != nil {
+		a.notef("the environment lacks what %s asks for; what depends on it was not evaluated (weir validate-config tells)", s.path)
+	}
+	var err error
+	q.Observers, err = observer.New(s.file.Observers, action.Deps{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return q, configError{err}
+	}
+	if only != "" && !q.Observers.Has(only) {
+		a.notef("there is no observer %s in %s: only its deliveries are shown", only, s.path)
+	}
+	return q, nil
+}
+
+func (a *app) writeReports(w io.Writer, reports []ops.EventReport) {
+	if len(reports) == 0 {
+		fmt.Fprintln(w, "no events have been ingested yet")
+	}
+	for i, r := range reports {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		a.writeReport(w, r)
+	}
+}
+
+func (a *app) writeReport(w io.Writer, r ops.EventReport) {
+	now := time.Now()
+	fmt.Fprintf(w, "%s at %s+%d\n", a.paint(bold, "event "+r.ID.String()), r.LSN, r.TxIndex)
+	if r.Event == nil {
+		fmt.Fprintln(w, "  not stored: the row is no event, or it is older than the history")
+	} else {
+		fmt.Fprintf(w, "  ingested %s\n%s\n", agoAndWhen(now, r.IngestedAt), indented(r.Event))
+	}
+	if r.Explained {
+		fmt.Fprintln(w)
+		a.writeExplanations(w, r.Observers)
+	}
+	fmt.Fprintln(w)
+	if len(r.Deliveries) == 0 {
+		fmt.Fprintln(w, "  no deliveries (those that ended well are removed after a while)")
+		return
+	}
+	t := table{header: []string{"  JOB", "OBSERVER/ACTION", "STATE", "ATTEMPT", "OUTCOME", "NEXT", "ERROR"}}
+	for _, d := range r.Deliveries {
+		next := "-"
+		if d.NextAttemptAt != (event.Time{}) {
+			next = ago(now, d.NextAttemptAt)
+		}
+		t.add(c(fmt.Sprintf("  %d", d.JobID)), c(name(d)), stateCell(d), c(attempts(d)), c(outcomeText(d.Outcome)), c(next),
+			c(orDash(short(d.LastError, 100))))
+	}
+	t.write(a, w)
+}
+
+func (a *app) writeExplanations(w io.Writer, explanations []observer.Explanation) {
+	if len(explanations) == 0 {
+		fmt.Fprintln(w, "  no observers")
+		return
+	}
+	t := table{header: []string{"  OBSERVER", "VERDICT", "WHY"}}
+	for _, x := range explanations {
+		verdict := cell{strings.ReplaceAll(string(x.Verdict), "_", " "), dim}
+		why := x.Reason
+		switch x.Verdict {
+		case observer.VerdictMatch:
+			verdict.style, why = green, "leads to "+strings.Join(x.Actions, ", ")
+		case observer.VerdictError:
+			verdict.style = red
+		default:
+		}
+		t.add(c("  "+x.Observer), verdict, c(why))
+	}
+	t.write(a, w)
+}
+
+func indented(raw json.RawMessage) string {
+	var pretty bytes.Buffer
+	if json.Indent(&pretty, raw, "  ", "  ") != nil {
+		return "  " + string(raw)
+	}
+	return "  " + pretty.String()
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/fraiseql/weir/internal/ops"
+)
+
+func (a *app) writePage(w io.Writer, page ops.DeadLetterPage, filtered bool) {
+	if len(page.DeadLetters) == 0 {
+		if filtered {
+			fmt.Fprintln(w, "no dead letters match")
+		} else {
+			fmt.Fprintln(w, "no dead letters: every delivery was made, or is still being tried")
+		}
+		return
+	}
+	now := time.Now()
+	t := table{header: []string{"ID", "OBSERVER/ACTION", "EVENT", "FAILED", "ATTEMPTS", "REASON", "ERROR"}}
+	for _, d := range page.DeadLetters {
+		t.add(c(strconv.FormatInt(d.JobID, 10)), c(name(d)), c(eventText(d)), c(ago(now, d.FinalizedAt)), c(attempts(d)),
+			c(d.Reason), c(short(d.LastError, 100)))
+	}
+	t.write(a, w)
+	if page.After != 0 {
+		fmt.Fprintf(w, "\nThere are more: --after %d\n", page.After)
+	}
+}
+
+func (a *app) writeDeadLetter(w io.Writer, d ops.DeadLetter) {
+	now := time.Now()
+	var t table
+	t.add(cell{"dead letter", bold}, cell{strconv.FormatInt(d.JobID, 10), bold})
+	t.add(c("delivery"), c(name(d.Delivery)))
+	if d.DeliveryID != nil {
+		t.add(c("webhook-id"), c(d.DeliveryID.String()))
+	}
+	t.add(c("event"), c(fmt.Sprintf("%s, %s, at %s+%d", eventText(d.Delivery), eventID(d.EventID), d.LSN, d.TxIndex)))
+	t.add(c("state"), stateCell(d.Delivery))
+	t.add(c("reason"), c(d.Reason))
+	t.add(c("attempts"), c(attempts(d.Delivery)))
+	t.add(c("queue"), c(d.Queue))
+	t.add(c("created"), c(agoAndWhen(now, d.CreatedAt)))
+	t.add(c("failed"), c(agoAndWhen(now, d.FinalizedAt)))
+	t.add(c("outcome"), c(outcomeText(d.Outcome)))
+	if d.Outcome != nil && d.Outcome.ResponseBody != "" {
+		t.add(c("response"), c(short(d.Outcome.ResponseBody, 200)))
+	}
+	t.write(a, w)
+	fmt.Fprintln(w)
+	errors := table{header: []string{"ATTEMPT", "AT", "ERROR"}}
+	for _, e := range d.Errors {
+		errors.add(c(strconv.Itoa(e.Attempt)), c(agoAndWhen(now, e.At)), c(short(e.Error, 500)))
+	}
+	errors.write(a, w)
+	if d.Event != nil {
+		fmt.Fprintf(w, "\n%s\n", indented(d.Event))
+	}
+	fmt.Fprintf(w, "\nTry it again with: weir dlq retry %d\n", d.JobID)
+}
+
+func (a *app) writeStats(w io.Writer, stats ops.DeadLetterStats) {
+	if stats.Total == 0 {
+		fmt.Fprintln(w, "no dead letters: every delivery was made, or is still being tried")
+		return
+	}
+	now := time.Now()
+	t := table{header: []string{"OBSERVER", "ACTION", "REASON", "COUNT", "OLDEST", "NEWEST"}}
+	for _, g := range stats.Groups {
+		t.add(c(cmp.Or(g.Observer, noObserver)), c(orDash(g.Action)), c(g.Reason), c(strconv.FormatInt(g.Count, 10)),
+			c(ago(now, g.Oldest)), c(ago(now, g.Newest)))
+	}
+	t.write(a, w)
+	fmt.Fprintf(w, "\n%s\n", count(stats.Total, "dead letter"))
+}
+
+// name is observer/action; a change that could not be matched has no action, and perhaps no observer.
+func name(d ops.Delivery) string {
+	if d.Action == "" {
+		return cmp.Or(d.Observer, noObserver)
+	}
+	return d.Observer + "/" + d.Action
+}
+
+func eventText(d ops.Delivery) string {
+	text := orDash(string(d.EventType)) + " " + orDash(d.Entity)
+	if d.EntityID != "" {
+		text += " " + d.EntityID
+	}
+	return text
+}
+
+func eventID(id uuid.UUID) string {
+	if id == uuid.Nil {
+		return "no id"
+	}
+	return id.String()
+}
+
+func attempts(d ops.Delivery) string { return fmt.Sprintf("%d of %d", d.Attempt, d.MaxAttempts) }
+
+// stateCell uses our own word for a dead letter: River's are discarded and cancelled.
+func stateCell(d ops.Delivery) cell {
+	switch {
+	case d.DeadLetter:
+		return cell{"dead letter", red}
+	case d.State == "completed":
+		return cell{d.State, green}
+	case d.State == "retryable":
+		return cell{d.State, yellow}
+	default:
+		return c(d.State)
+	}
+}
+
+func outcomeText(o *ops.Outcome) string {
+	if o == nil {
+		return "-"
+	}
+	text := o.Result
+	if o.ResponseStatus != 0 {
+		text += fmt.Sprintf(" (%d)", o.ResponseStatus)
+	}
+	return text + " in " + span(time.Duration(o.DurationMS)*time.Millisecond)
+}

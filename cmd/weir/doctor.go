@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/fraiseql/weir/internal/ops"
+)
+
+func newDoctorCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Check whether the databases are set up for a worker",
+		Long: `Look at both databases as the roles that the configuration names, and say with each finding what mends it. Nothing is
+changed. The exit code is 1 if a finding would keep a worker from its work.`,
+		Args: noArguments,
+		RunE: a.does(a.doctor),
+	}
+}
+
+func (a *app) doctor(ctx context.Context, _ []string) error {
+	return a.withBoth(ctx, func(s *settings, conn, source *pgx.Conn) error {
+		d, err := ops.Doctor(ctx, conn, source, s.capture)
+		if err != nil {
+			return err
+		}
+		if err := a.print(d, func(w io.Writer) { a.writeDiagnosis(w, d) }); err != nil {
+			return err
+		}
+		if !d.Healthy {
+			return errSaid
+		}
+		return nil
+	})
+}
+
+func (a *app) writeDiagnosis(w io.Writer, d *ops.Diagnosis) {
+	marks := map[ops.Level]cell{
+		ops.LevelOK: {"ok", green}, ops.LevelWarning: {"warning", yellow}, ops.LevelError: {"ERROR", red},
+	}
+	var t table
+	counts := map[ops.Level]int{}
+	for _, f := range d.Findings {
+		counts[f.Level]++
+		t.add(marks[f.Level], c(f.Check), c(f.Problem))
+		if f.Mend != "" {
+			t.add(c(""), c(""), c("to mend it: "+f.Mend))
+		}
+	}
+	t.write(a, w)
+	switch errors, warnings := counts[ops.LevelError], counts[ops.LevelWarning]; {
+	case errors > 0:
+		fmt.Fprintf(w, "\n%s, %s: a worker would not work\n", count(errors, "error"), count(warnings, "warning"))
+	case warnings > 0:
+		fmt.Fprintf(w, "\n%s: a worker works all the same\n", count(warnings, "warning"))
+	default:
+		fmt.Fprintln(w, "\nnothing to mend")
+	}
+}

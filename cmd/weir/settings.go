@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/config"
+)
+
+// connectTimeout is how long a database may take to answer, unless its URL says connect_timeout.
+const connectTimeout = 10 * time.Second
+
+// applicationName is what the servers show for sessions of this program. Those of workers begin with "weir:".
+const applicationName = "weir (command line)"
+
+// connectionError says that a database cannot be reached.
+type connectionError struct {
+	url  config.URL
+	from string
+	err  error
+}
+
+func (e *connectionError) Error() string {
+	return fmt.Sprintf("cannot connect to %s: %v\ncheck that the server runs, and %s", e.url, e.err, e.from)
+}
+
+func (e *connectionError) Unwrap() error { return e.err }
+
+// configError is a configuration that cannot be read at all.
+type configError struct{ error }
+
+func (e configError) Unwrap() error { return e.error }
+
+// settings say which databases a command works on.
+type settings struct {
+	file     *config.Config // nil without a configuration file
+	path     string         // of the file
+	unset    error          // what the environment lacks for the file to be complete; nil when nothing
+	database config.URL
+	source   config.URL // the same as database unless the file says otherwise
+	capture  capture.Config
+	from     string // where database comes from, for errors
+}
+
+// settings finds them. Secrets that the environment does not hold are no error: no command but validate-config needs
+// them.
+func (a *app) settings(ctx context.Context) (*settings, error) {
+	s := &settings{capture: capture.Config{}.WithDefaults()}
+	if _, err := config.ParseURL(a.flags.databaseURL); err != nil && a.flags.databaseURL != "" {
+		return nil, usageError{fmt.Errorf("--database-url: %w", err)}
+	}
+	if err := a.loadFile(ctx, s); err != nil {
+		return nil, err
+	}
+	if err := a.findDatabase(s); err != nil {
+		return nil, err
+	}
+	s.source = s.database
+	if s.file != nil {
+		s.capture = s.file.Source.Config
+		if s.file.Source.URL != s.file.Database.URL {
+			s.source = s.file.Source.URL
+		}
+	}
+	a.verbosef("database: %s (%s)", s.database, s.from)
+	if s.source != s.database {
+		a.verbosef("source: %s (source.url of %s)", s.source, s.path)
+	}
+	return s, nil
+}
+
+func (a *app) loadFile(ctx context.Context, s *settings) error {
+	path, err := config.Find(a.flags.config, a.lookup)
+	if errors.Is(err, config.ErrNotFound) {
+		a.verbosef("no configuration file: defaults are used")
+		return nil
+	}
+	if err != nil {
+		return configError{err}
+	}
+	s.path = path
+	options := config.Options{Path: path, Lookup: a.lookupDatabase}
+	if s.file, err = config.Load(ctx, options); err != nil {
+		s.unset, options.NoEnv = err, true
+		s.file, err = config.Load(ctx, options)
+	}
+	if err != nil {
+		return configError{err}
+	}
+	a.verbosef("configuration: %s", path)
+	return nil
+}
+
+// lookupDatabase is lookup where --database-url also stands for DATABASE_URL, so that a file that asks for it is complete.
+func (a *app) lookupDatabase(name string) (string, bool) {
+	if name == "DATABASE_URL" && a.flags.databaseURL != "" {
+		return a.flags.databaseURL, true
+	}
+	return a.lookup(name)
+}
+
+// findDatabase takes the most explicit URL that there is.
+func (a *app) findDatabase(s *settings) (err error) {
+	environment, _ := a.lookup("DATABASE_URL")
+	switch {
+	case a.flags.databaseURL != "":
+		s.from = "--database-url"
+		s.database, err = config.ParseURL(a.flags.databaseURL)
+	case s.file != nil && !s.file.Database.URL.IsZero():
+		s.from, s.database = "database.url of "+s.path, s.file.Database.URL
+	case environment != "":
+		s.from = "DATABASE_URL"
+		s.database, err = config.ParseURL(environment)
+	default:
+		return wrongUse("no database: name one with --database-url or DATABASE_URL, or write a configuration file " +
+			"and name it with --config")
+	}
+	if err != nil {
+		return usageError{fmt.Errorf("%s: %w", s.from, err)}
+	}
+	return nil
+}
+
+// connect opens a session in the database.
+func (a *app) connect(ctx context.Context, s *settings) (*pgx.Conn, error) {
+	return open(ctx, s.database, s.from)
+}
+
+// connectSource opens a second session, in the database with the change log.
+func (a *app) connectSource(ctx context.Context, s *settings) (*pgx.Conn, error) {
+	from := s.from
+	if s.source != s.database {
+		from = "source.url of " + s.path
+	}
+	return open(ctx, s.source, from)
+}
+
+func open(ctx context.Context, url config.URL, from string) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(url.Value())
+	if err != nil {
+		return nil, usageError{fmt.Errorf("%s is no PostgreSQL URL", from)} // pgx's error could repeat the password
+	}
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	cfg.RuntimeParams["application_name"] = applicationName
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, &connectionError{url: url, from: from, err: err}
+	}
+	return conn, nil
+}
+
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // the session ends either way
+}
+
+// withDatabase runs a command that needs a session in the database.
+func (a *app) withDatabase(ctx context.Context, do func(s *settings, conn *pgx.Conn) error) error {
+	s, err := a.settings(ctx)
+	if err != nil {
+		return err
+	}
+	conn, err := a.connect(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer closeConn(ctx, conn)
+	return do(s, conn)
+}
+
+// withBoth runs a command that needs a session in the source, too.
+func (a *app) withBoth(ctx context.Context, do func(s *settings, conn, source *pgx.Conn) error) error {
+	return a.withDatabase(ctx, func(s *settings, conn *pgx.Conn) error {
+		source, err := a.connectSource(ctx, s)
+		if err != nil {
+			return err
+		}
+		defer closeConn(ctx, source)
+		return do(s, conn, source)
+	})
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/fraiseql/weir/internal/ops"
+)
+
+func newStatusCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Say how the stream, the queues and the workers are doing",
+		Args:  noArguments,
+		RunE:  a.does(a.status),
+	}
+}
+
+func (a *app) status(ctx context.Context, _ []string) error {
+	return a.withBoth(ctx, func(s *settings, conn, source *pgx.Conn) error {
+		status, err := ops.ReadStatus(ctx, conn, source, s.capture)
+		if err != nil {
+			return err
+		}
+		return a.print(status, func(w io.Writer) { a.writeStatus(w, status) })
+	})
+}
+
+func (a *app) writeStatus(w io.Writer, s *ops.Status) {
+	var t table
+	t.add(cell{"stream", bold}, a.streamCell(s))
+	if s.Stream.Confirmed != nil {
+		t.add(c("slot"), c(slotText(s.Stream)))
+	}
+	if cp := s.Checkpoint; cp != nil {
+		now := time.Time(s.Time)
+		t.add(c("checkpoint"), c(fmt.Sprintf("%s+%d, moved %s, %s",
+			cp.LSN, cp.TxIndex, ago(now, cp.UpdatedAt), count(cp.Events, "event"))))
+		t.add(c("newest change"), c("committed "+agoAndWhen(now, cp.CommitTime)))
+		t.add(c("owner"), c(fmt.Sprintf("%s, epoch %d", orDash(cp.Owner), cp.Epoch)))
+	}
+	t.add(c("installation"), c(orDash(s.Installation)))
+	t.add(c("versions"), c(fmt.Sprintf("schema %d, PostgreSQL %s", s.SchemaVersion, s.ServerVersion)))
+	t.write(a, w)
+	a.writeWorkers(w, s)
+	a.writeQueues(w, s)
+	a.writeDeadCounts(w, s)
+}
+
+func slotText(s ops.Stream) string {
+	text := fmt.Sprintf("%s, confirmed %s, %s behind", s.Slot, s.Confirmed, size(s.LagBytes))
+	if s.LagSeconds != nil && *s.LagSeconds > 0 {
+		text += " (" + span(time.Duration(*s.LagSeconds*float64(time.Second))) + ")"
+	}
+	return text + ", holds " + size(s.RetainedBytes) + " of WAL"
+}
+
+// streamCell says what the state means, and what to do about it.
+func (a *app) streamCell(s *ops.Status) cell {
+	switch s.Stream.State {
+	case ops.StreamStreaming:
+		return cell{"streaming: read by " + s.Stream.Reader, green}
+	case ops.StreamNotStarted:
+		return cell{"not started: no worker has been here yet; start one with: worker", yellow}
+	case ops.StreamStopped:
+		return cell{"stopped: nobody reads it, and its slot holds WAL; start a worker", red}
+	case ops.StreamNoSlot:
+		return cell{fmt.Sprintf("no slot: %s does not exist any more; see weir doctor", s.Stream.Slot), red}
+	case ops.StreamLost:
+		return cell{fmt.Sprintf("lost: the server removed WAL that slot %s still needed; see weir doctor", s.Stream.Slot), red}
+	case ops.StreamRecovering:
+		return cell{"recovering: the change log is being compared with what was ingested", yellow}
+	case ops.StreamGap:
+		return cell{"gap: changes may be missing; see weir doctor", red}
+	default:
+		return c(string(s.Stream.State))
+	}
+}
+
+func (a *app) writeWorkers(w io.Writer, s *ops.Status) {
+	if len(s.Workers) == 0 {
+		fmt.Fprintln(w, "\nno worker is connected")
+		return
+	}
+	fmt.Fprintln(w)
+	t := table{header: []string{"WORKER", "ROLE", "CONNECTED", "SESSIONS"}}
+	for _, worker := range s.Workers {
+		role := "standby"
+		if worker.OwnsStream {
+			role = "reads the stream"
+		}
+		t.add(c(worker.ClientID), c(role), c(ago(time.Time(s.Time), worker.Since)), c(strconv.Itoa(worker.Sessions)))
+	}
+	t.write(a, w)
+}
+
+func (a *app) writeQueues(w io.Writer, s *ops.Status) {
+	if len(s.Queues) == 0 {
+		fmt.Fprintln(w, "\nno deliveries are waiting")
+		return
+	}
+	fmt.Fprintln(w)
+	t := table{header: []string{"QUEUE", "STATE", "JOBS", "OLDEST DUE"}}
+	for _, q := range s.Queues {
+		t.add(c(q.Queue), c(q.State), c(strconv.FormatInt(q.Jobs, 10)), c(ago(time.Time(s.Time), q.Oldest)))
+	}
+	t.write(a, w)
+}
+
+func (a *app) writeDeadCounts(w io.Writer, s *ops.Status) {
+	if len(s.DeadLetters) == 0 {
+		fmt.Fprintln(w, "\nno dead letters")
+		return
+	}
+	fmt.Fprintln(w)
+	t := table{header: []string{"OBSERVER", "DEAD LETTERS"}}
+	for _, d := range s.DeadLetters {
+		t.add(c(cmp.Or(d.Observer, noObserver)), cell{strconv.FormatInt(d.Jobs, 10), red})
+	}
+	t.write(a, w)
+	fmt.Fprintln(w, "\nLook at them with: weir dlq list")
+}
+
+// noObserver stands for the observer of a row that is no event.
+const noObserver = "(no event)"

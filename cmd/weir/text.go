@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fraiseql/weir/internal/event"
+)
+
+// ago says how long before now a time was, or how long after now it will be: "12 s ago", "in 3 h 20 min".
+func ago(now time.Time, t event.Time) string {
+	switch d := now.Sub(time.Time(t)); {
+	case time.Time(t).IsZero():
+		return "never"
+	case d.Abs() < time.Second:
+		return "now"
+	case d < 0:
+		return "in " + span(-d)
+	default:
+		return span(d) + " ago"
+	}
+}
+
+// agoAndWhen is for places with room for both.
+func agoAndWhen(now time.Time, t event.Time) string {
+	if time.Time(t).IsZero() {
+		return "never"
+	}
+	return fmt.Sprintf("%s (%s)", ago(now, t), time.Time(t).UTC().Format(time.RFC3339))
+}
+
+// span is a duration in its two largest units.
+func span(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60)
+	case d < day:
+		return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
+	default:
+		return fmt.Sprintf("%d d %d h", int(d/day), int(d.Hours())%24)
+	}
+}
+
+// size is a number of bytes in the units of PostgreSQL's settings.
+func size(bytes int64) string {
+	const kilo = 1 << 10
+	if bytes < kilo {
+		return fmt.Sprintf("%d B", bytes)
+	}
+	value, unit := float64(bytes)/kilo, "kB"
+	for _, larger := range []string{"MB", "GB", "TB"} {
+		if value < kilo {
+			break
+		}
+		value, unit = value/kilo, larger
+	}
+	return strconv.FormatFloat(value, 'f', 1, 64) + " " + unit
+}
+
+// count is a number with its noun, "1 dead letter" or "2 dead letters".
+func count[N int | int64](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// short is the beginning of a text, on one line.
+func short(text string, limit int) string {
+	text = strings.Join(strings.Fields(text), " ")
+	if runes := []rune(text); len(runes) > limit {
+		return string(runes[:limit-1]) + "…"
+	}
+	return text
+}
+
+// orDash is for empty fields of a table.
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}

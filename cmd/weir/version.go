@@ -1,0 +1,32 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fraiseql/weir/db/migrations"
+)
+
+func newVersionCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  noArguments,
+		RunE: a.does(func(context.Context, []string) error {
+			v := struct {
+				Version string `json:"version"`
+				Schema  int64  `json:"schema_version"` // that it was built for
+				Go      string `json:"go"`
+				OS      string `json:"os"`
+				Arch    string `json:"arch"`
+			}{version, migrations.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
+			return a.print(v, func(w io.Writer) {
+				fmt.Fprintf(w, "weir %s, schema version %d, %s, %s/%s\n", v.Version, v.Schema, v.Go, v.OS, v.Arch)
+			})
+		}),
+	}
+}

@@ -1,0 +1,171 @@
+package ops
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/jobs"
+	"github.com/fraiseql/weir/internal/store"
+)
+
+// Delivery is a River job as a person sees it: one action of one observer for one event, or a change that could not be
+// matched (kind weir_change).
+type Delivery struct {
+	JobID int64 `json:"job_id"`
+	// DeliveryID is what receivers get as webhook-id; null for a change that could not be matched.
+	DeliveryID *uuid.UUID `json:"delivery_id"`
+	Kind       string     `json:"kind"`
+	Observer   string     `json:"observer"` // "" for a row that is no event
+	Action     string     `json:"action"`   // "" for a change that could not be matched
+	Queue      string     `json:"queue"`
+	// State is River's: available, running, scheduled, retryable, pending, completed, cancelled, discarded.
+	State      string `json:"state"`
+	DeadLetter bool   `json:"dead_letter"`
+	// Reason is a short code that says why it is a dead letter, "" for a delivery that is none.
+	Reason      string     `json:"reason"`
+	Attempt     int        `json:"attempt"`
+	MaxAttempts int        `json:"max_attempts"`
+	CreatedAt   event.Time `json:"created_at"`
+	AttemptedAt event.Time `json:"attempted_at"`
+	// NextAttemptAt is null when no further attempt is planned.
+	NextAttemptAt event.Time `json:"next_attempt_at"`
+	FinalizedAt   event.Time `json:"finalized_at"`
+
+	EventID   uuid.UUID  `json:"event_id"`
+	EventType event.Type `json:"event_type"`
+	Entity    string     `json:"entity"`
+	EntityID  string     `json:"entity_id"`
+	LSN       event.LSN  `json:"lsn"`
+	TxIndex   int64      `json:"tx_index"`
+	PK        int64      `json:"pk"` // of the row in the change log, 0 without one
+
+	// Outcome is what the last attempt recorded; null before the first one has ended.
+	Outcome *Outcome `json:"outcome"`
+	// Errors are those of all attempts, the oldest first; `weir dlq retry` keeps them.
+	Errors []AttemptError `json:"errors"`
+	// LastError is the newest of Errors.
+	LastError string `json:"last_error"`
+
+	day string
+}
+
+// Outcome is what an attempt left behind.
+type Outcome struct {
+	Result string `json:"result"` // delivered, retried, waiting, dead, dropped or stopped
+	event.Outcome
+}
+
+// AttemptError is one failed attempt.
+type AttemptError struct {
+	At      event.Time `json:"at"`
+	Attempt int        `json:"attempt"`
+	Error   string     `json:"error"`
+	Trace   string     `json:"trace,omitempty"` // of a panic
+}
+
+// exhausted is the reason of a dead letter that River gave up itself.
+const exhausted = "attempts_exhausted"
+
+const (
+	stateDiscarded = "discarded"
+	stateCancelled = "cancelled"
+)
+
+// jobArgs are the arguments of every kind; those of a change that could not be matched have a reason, too.
+type jobArgs struct {
+	jobs.Args
+	Reason string `json:"reason"`
+}
+
+func ofDeadLetter(row store.DeadLetter) (Delivery, error) {
+	return ofJob(store.JobsOfEventRow{
+		ID: row.ID, Kind: row.Kind, Queue: row.Queue, State: row.State, Attempt: row.Attempt, MaxAttempts: row.MaxAttempts,
+		CreatedAt: row.CreatedAt, AttemptedAt: row.AttemptedAt, FinalizedAt: row.FinalizedAt,
+		Args: row.Args, Metadata: row.Metadata, Errors: row.Errors,
+	})
+}
+
+func ofJob(row store.JobsOfEventRow) (Delivery, error) {
+	var args jobArgs
+	if err := json.Unmarshal(row.Args, &args); err != nil {
+		return Delivery{}, fmt.Errorf("arguments of job %d: %w", row.ID, err)
+	}
+	d := Delivery{
+		JobID: row.ID, Kind: row.Kind, Queue: row.Queue, State: row.State, Observer: args.Observer, Action: args.Action,
+		Attempt: int(row.Attempt), MaxAttempts: int(row.MaxAttempts),
+		CreatedAt: event.Time(row.CreatedAt), AttemptedAt: timeOf(row.AttemptedAt), FinalizedAt: timeOf(row.FinalizedAt),
+		EventID: args.EventID, EventType: args.EventType, Entity: args.Entity, EntityID: args.EntityID,
+		LSN: args.LSN, TxIndex: args.TxIndex, PK: args.PK, day: args.Day,
+	}
+	if row.Kind != jobs.KindChange {
+		id := args.DeliveryID()
+		d.DeliveryID = &id
+	}
+	switch row.State {
+	case "available", "scheduled", "retryable":
+		d.NextAttemptAt = event.Time(row.ScheduledAt)
+	}
+	if err := d.readMetadata(row); err != nil {
+		return Delivery{}, err
+	}
+	if err := d.readErrors(row); err != nil {
+		return Delivery{}, err
+	}
+	if d.LastError == "" {
+		d.LastError = args.Reason // not worked yet: what was found when the change was read
+	}
+	return d, nil
+}
+
+func (d *Delivery) readMetadata(row store.JobsOfEventRow) error {
+	var meta map[string]json.RawMessage
+	if err := json.Unmarshal(row.Metadata, &meta); err != nil {
+		return fmt.Errorf("metadata of job %d: %w", row.ID, err)
+	}
+	if raw, ok := meta["output"]; ok {
+		if err := json.Unmarshal(raw, &d.Outcome); err != nil {
+			return fmt.Errorf("output of job %d: %w", row.ID, err)
+		}
+	}
+	mark, marked := meta[jobs.MetaDeadLetter]
+	d.DeadLetter = row.State == stateDiscarded || (row.State == stateCancelled && marked)
+	if !d.DeadLetter {
+		return nil
+	}
+	d.Reason = exhausted
+	if marked {
+		if err := json.Unmarshal(mark, &d.Reason); err != nil {
+			return fmt.Errorf("%s of job %d: %w", jobs.MetaDeadLetter, row.ID, err)
+		}
+	}
+	return nil
+}
+
+func (d *Delivery) readErrors(row store.JobsOfEventRow) error {
+	d.Errors = make([]AttemptError, len(row.Errors))
+	for i, raw := range row.Errors {
+		if err := json.Unmarshal(raw, &d.Errors[i]); err != nil {
+			return fmt.Errorf("errors of job %d: %w", row.ID, err)
+		}
+		d.Errors[i].Error = plain(d.Errors[i].Error)
+		d.LastError = d.Errors[i].Error
+	}
+	return nil
+}
+
+// plain takes away the words that River puts before the error of a job that was given up.
+func plain(text string) string { return strings.TrimPrefix(text, "JobCancelError: ") }
+
+// eventKey names the row of weir.event that the delivery is about.
+func (d *Delivery) eventKey() (store.GetEventParams, error) {
+	day, err := time.Parse(time.DateOnly, d.day)
+	if err != nil {
+		return store.GetEventParams{}, fmt.Errorf("argument day of job %d: %w", d.JobID, err)
+	}
+	return store.GetEventParams{Day: day, ID: d.EventID, PK: d.PK}, nil
+}

@@ -1,0 +1,264 @@
+package ops
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fraiseql/weir/db/migrations"
+	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/store"
+)
+
+// Status is how things stand at a moment.
+type Status struct {
+	Time         event.Time `json:"time"` // by the clock of database.url, as all ages are
+	Installation string     `json:"installation"`
+	// ServerVersion is PostgreSQL's, of database.url.
+	ServerVersion string `json:"server_version"`
+	SchemaVersion int64  `json:"schema_version"`
+	// SchemaNeeded is the version that this program was built for.
+	SchemaNeeded int64       `json:"schema_needed"`
+	Stream       Stream      `json:"stream"`
+	Checkpoint   *Checkpoint `json:"checkpoint"` // null before the first start of a worker
+	Workers      []Worker    `json:"workers"`
+	Queues       []Queue     `json:"queues"`
+	DeadLetters  []DeadCount `json:"dead_letters"`
+}
+
+// StreamState says what the stream is doing, as far as the two databases show.
+type StreamState string
+
+// The states of a stream.
+const (
+	StreamNotStarted StreamState = "not_started" // no slot and no checkpoint: no worker has started yet
+	StreamStreaming  StreamState = "streaming"   // a worker has the slot
+	StreamStopped    StreamState = "stopped"     // nobody reads; the slot holds WAL
+	StreamNoSlot     StreamState = "no_slot"     // there is a checkpoint, but its slot is gone
+	StreamLost       StreamState = "lost"        // the server removed WAL that the slot still needed
+	StreamRecovering StreamState = "recovering"  // the change log is being reconciled
+	StreamGap        StreamState = "gap"         // continuity could not be proven: somebody has to decide
+)
+
+// Stream is the replication slot, as the source shows it.
+type Stream struct {
+	State StreamState `json:"state"`
+	Slot  string      `json:"slot"`
+	// WALStatus is PostgreSQL's: reserved, extended, unreserved or lost; "" without a slot.
+	WALStatus string `json:"wal_status"`
+	// Reader is the client id of the worker that has the slot, "" for none.
+	Reader string `json:"reader"`
+	// Confirmed is up to where the server was told that everything is durable; null without a slot.
+	Confirmed *event.LSN `json:"confirmed_lsn"`
+	// LagBytes is the WAL behind Confirmed, of all databases of the server. Up to IdleWAL of it is nothing to worry about.
+	LagBytes int64 `json:"lag_bytes"`
+	// LagSeconds is 0 while LagBytes is at most IdleWAL; else the age of the newest ingested change or, when a heartbeat
+	// has moved the stream since, the time since then. null before the first start.
+	LagSeconds *float64 `json:"lag_seconds"`
+	// RetainedBytes is the WAL that the server keeps for the slot.
+	RetainedBytes int64 `json:"retained_bytes"`
+}
+
+// IdleWAL is how many bytes an idle stream may be behind: capture's heartbeat does not bother with less.
+const IdleWAL = 16 << 10
+
+// Checkpoint is up to where everything has been turned into events and jobs.
+type Checkpoint struct {
+	SystemIdentifier string    `json:"system_identifier"`
+	Timeline         int32     `json:"timeline"`
+	LSN              event.LSN `json:"lsn"`
+	TxIndex          int64     `json:"tx_index"`
+	Epoch            int64     `json:"epoch"`
+	Owner            string    `json:"owner"` // client id of the worker that last took the stream
+	Events           int64     `json:"events"`
+	// CommitTime is when the newest ingested change was committed; null before the first one.
+	CommitTime event.Time `json:"commit_time"`
+	UpdatedAt  event.Time `json:"updated_at"`
+	AgeSeconds float64    `json:"age_seconds"` // since UpdatedAt
+}
+
+// Worker is a worker that is connected to database.url.
+type Worker struct {
+	ClientID string     `json:"client_id"`
+	Since    event.Time `json:"since"` // its oldest session
+	Sessions int        `json:"sessions"`
+	// OwnsStream is true for the one that reads the stream; the others stand by.
+	OwnsStream bool `json:"owns_stream"`
+}
+
+// Queue counts the jobs of a queue that are in one state.
+type Queue struct {
+	Queue string `json:"queue"`
+	State string `json:"state"`
+	Jobs  int64  `json:"jobs"`
+	// Oldest is from when on the oldest may be worked. It lies in the future for jobs that wait.
+	Oldest event.Time `json:"oldest"`
+}
+
+// DeadCount counts the dead letters of an observer, "" for rows that are no events.
+type DeadCount struct {
+	Observer string `json:"observer"`
+	Jobs     int64  `json:"jobs"`
+}
+
+// ReadStatus asks the database of schema weir and the source, which may be the same. The error is a *NotMigratedError
+// where there is nothing to report on.
+func ReadStatus(ctx context.Context, db DB, source store.DBTX, cfg capture.Config) (*Status, error) {
+	version, err := CheckMigrated(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	s := &Status{SchemaVersion: version, SchemaNeeded: migrations.Version}
+	var now time.Time
+	err = db.QueryRow(ctx, `SELECT now(), current_setting('server_version')`).Scan(&now, &s.ServerVersion)
+	if err != nil {
+		return nil, fmt.Errorf("read the server's version: %w", err)
+	}
+	s.Time = event.Time(now)
+	state, err := s.readCheckpoint(ctx, db, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.readSlot(ctx, source, string(cfg.WithDefaults().Slot)); err != nil {
+		return nil, err
+	}
+	s.Stream.State = s.streamState(state)
+	if s.Stream.LagSeconds, err = s.lag(ctx, db, now); err != nil {
+		return nil, err
+	}
+	if err := s.readWork(ctx, db); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// readCheckpoint returns the state that a worker has written down.
+func (s *Status) readCheckpoint(ctx context.Context, db DB, now time.Time) (state string, err error) {
+	row, err := store.New().GetCheckpoint(ctx, db)
+	if notFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the checkpoint: %w", err)
+	}
+	s.Installation = row.Installation
+	s.Checkpoint = &Checkpoint{
+		SystemIdentifier: row.SystemIdentifier, Timeline: row.Timeline, LSN: lsnOf(row.LSN), TxIndex: row.TxIndex,
+		Epoch: row.Epoch, Owner: row.Owner, Events: row.Events, CommitTime: timeOf(row.CommitTime),
+		UpdatedAt: event.Time(row.UpdatedAt), AgeSeconds: seconds(now, row.UpdatedAt),
+	}
+	return row.State, nil
+}
+
+// readSlot leaves everything empty when there is no slot. On a standby the WAL's end is what has been replayed.
+func (s *Status) readSlot(ctx context.Context, source store.DBTX, slot string) error {
+	s.Stream.Slot = slot
+	var confirmed string
+	err := source.QueryRow(ctx, `
+		WITH wal AS (
+			SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn)
+		SELECT coalesce(s.wal_status, ''), coalesce(s.confirmed_flush_lsn, '0/0')::text,
+		       greatest(coalesce(wal.lsn - s.confirmed_flush_lsn, 0), 0)::bigint,
+		       greatest(coalesce(wal.lsn - s.restart_lsn, 0), 0)::bigint,
+		       CASE WHEN s.active THEN coalesce(nullif(a.application_name, ''), 'pid ' || s.active_pid) ELSE '' END
+		  FROM pg_replication_slots s CROSS JOIN wal LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
+		 WHERE s.slot_name = $1`, slot).
+		Scan(&s.Stream.WALStatus, &confirmed, &s.Stream.LagBytes, &s.Stream.RetainedBytes, &s.Stream.Reader)
+	if notFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read replication slot %s: %w", slot, err)
+	}
+	s.Stream.Reader = strings.TrimPrefix(s.Stream.Reader, applicationPrefix)
+	lsn, err := event.ParseLSN(confirmed)
+	s.Stream.Confirmed = &lsn
+	return err
+}
+
+func (s *Status) streamState(written string) StreamState {
+	switch {
+	case written == string(StreamGap) || written == string(StreamRecovering):
+		return StreamState(written)
+	case s.Stream.WALStatus == string(StreamLost):
+		return StreamLost
+	case s.Stream.Reader != "":
+		return StreamStreaming
+	case s.Stream.Confirmed != nil:
+		return StreamStopped
+	case s.Checkpoint != nil:
+		return StreamNoSlot
+	default:
+		return StreamNotStarted
+	}
+}
+
+// lag tells a stream that works off a backlog from one that had nothing to ingest for hours: in the latter a heartbeat
+// has moved the checkpoint away from the last event.
+func (s *Status) lag(ctx context.Context, db DB, now time.Time) (*float64, error) {
+	if s.Checkpoint == nil || s.Stream.Confirmed == nil {
+		return nil, nil //nolint:nilnil // null in JSON: not known
+	}
+	behind := 0.0
+	if s.Stream.LagBytes <= IdleWAL {
+		return &behind, nil
+	}
+	last, err := store.New().LastEvents(ctx, db, 1)
+	if err != nil {
+		return nil, fmt.Errorf("read the newest event: %w", err)
+	}
+	since := s.Checkpoint.UpdatedAt
+	if len(last) == 1 && lsnOf(last[0].LSN)+IdleWAL > s.Checkpoint.LSN {
+		since = s.Checkpoint.CommitTime
+	}
+	behind = seconds(now, time.Time(since))
+	return &behind, nil
+}
+
+// applicationPrefix begins the application_name of every session of a worker; its client id follows.
+const applicationPrefix = "weir:"
+
+func (s *Status) readWork(ctx context.Context, db DB) error {
+	rows, _ := db.Query(ctx, `
+		SELECT substr(application_name, length($1) + 1), min(backend_start), count(*)
+		  FROM pg_stat_activity
+		 WHERE starts_with(application_name, $1) AND application_name <> $1 || 'migrate' AND datname = current_database()
+		 GROUP BY 1 ORDER BY 2, 1`, applicationPrefix)
+	var err error
+	s.Workers, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Worker, error) {
+		var w Worker
+		var since *time.Time // NULL to those who may not see the session
+		err := row.Scan(&w.ClientID, &since, &w.Sessions)
+		w.Since, w.OwnsStream = timeOf(since), w.ClientID == s.Stream.Reader
+		return w, err
+	})
+	if err != nil {
+		return fmt.Errorf("list the workers: %w", err)
+	}
+	queues, err := store.New().QueueStats(ctx, db)
+	if err != nil {
+		return fmt.Errorf("count the jobs: %w", err)
+	}
+	s.Queues = make([]Queue, len(queues))
+	for i, q := range queues {
+		s.Queues[i] = Queue{Queue: q.Queue, State: q.State, Jobs: q.Jobs, Oldest: event.Time(q.Oldest)}
+	}
+	counts, err := store.New().CountDeadLetters(ctx, db)
+	if err != nil {
+		return fmt.Errorf("count dead letters: %w", err)
+	}
+	s.DeadLetters = make([]DeadCount, len(counts))
+	for i, c := range counts {
+		s.DeadLetters[i] = DeadCount{Observer: c.Observer, Jobs: c.Jobs}
+	}
+	return nil
+}
+
+// seconds is never negative: the clocks of two servers differ.
+func seconds(now, then time.Time) float64 {
+	return max(0, now.Sub(then).Round(time.Millisecond).Seconds())
+}

@@ -1,0 +1,166 @@
+package ops_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fraiseql/weir/db/migrations"
+	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/ops"
+)
+
+// slotOf names a slot after the test's database: slots belong to the server.
+func slotOf(t *testing.T, db *pgx.Conn) capture.Config {
+	t.Helper()
+	var name string
+	check(t, db.QueryRow(t.Context(), `SELECT current_database()`).Scan(&name))
+	return capture.Config{Slot: capture.Name(name)}
+}
+
+func createSlot(t *testing.T, db *pgx.Conn, cfg capture.Config) {
+	t.Helper()
+	exec(t, db, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, string(cfg.Slot))
+}
+
+// createCheckpoint stands where the slot stands.
+func createCheckpoint(t *testing.T, db *pgx.Conn, cfg capture.Config, commitAge time.Duration) {
+	t.Helper()
+	exec(t, db, `
+		INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn, owner, epoch, events, commit_time)
+		SELECT '1', 1, 'production', $1::text, coalesce(max(confirmed_flush_lsn), '0/1000'), 'worker-1', 3, 42, $2
+		  FROM pg_replication_slots WHERE slot_name = $1`, string(cfg.Slot), time.Now().Add(-commitAge))
+}
+
+func status(t *testing.T, db *pgx.Conn, cfg capture.Config) *ops.Status {
+	t.Helper()
+	s, err := ops.ReadStatus(t.Context(), db, db, cfg)
+	check(t, err)
+	return s
+}
+
+func TestStatusOfNothing(t *testing.T) {
+	t.Parallel()
+	db := setup(t)
+	s := status(t, db, slotOf(t, db))
+	equal(t, "state", s.Stream.State, ops.StreamNotStarted)
+	equal(t, "schema version", s.SchemaVersion, migrations.Version)
+	raw, err := json.Marshal(s)
+	check(t, err)
+	for _, want := range []string{
+		`"checkpoint":null`, `"lag_seconds":null`, `"confirmed_lsn":null`, `"workers":[]`, `"queues":[]`, `"dead_letters":[]`,
+	} {
+		if !strings.Contains(string(raw), want) {
+			t.Errorf("%s lacks %s", raw, want)
+		}
+	}
+}
+
+func TestStatusOfAnUnmigratedDatabase(t *testing.T) {
+	t.Parallel()
+	db := connect(t, postgres.EmptyDatabase(t))
+	_, err := ops.ReadStatus(t.Context(), db, db, capture.Config{})
+	var old *ops.NotMigratedError
+	if !errors.As(err, &old) || !strings.Contains(err.Error(), "weir migrate up") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStatusStates(t *testing.T) {
+	t.Parallel()
+	t.Run("stopped", func(t *testing.T) {
+		t.Parallel()
+		db := setup(t)
+		cfg := slotOf(t, db)
+		createSlot(t, db, cfg)
+		createCheckpoint(t, db, cfg, time.Minute)
+		s := status(t, db, cfg)
+		equal(t, "state", s.Stream.State, ops.StreamStopped)
+		equal(t, "installation", s.Installation, "production")
+		equal(t, "events", s.Checkpoint.Events, 42)
+		equal(t, "WAL status", s.Stream.WALStatus, "reserved")
+		if s.Stream.RetainedBytes <= 0 || s.Stream.Confirmed == nil || *s.Stream.Confirmed == 0 {
+			t.Errorf("stream %+v", s.Stream)
+		}
+	})
+	t.Run("no slot", func(t *testing.T) {
+		t.Parallel()
+		db := setup(t)
+		cfg := slotOf(t, db)
+		createCheckpoint(t, db, cfg, time.Minute)
+		equal(t, "state", status(t, db, cfg).Stream.State, ops.StreamNoSlot)
+	})
+	for _, written := range []ops.StreamState{ops.StreamGap, ops.StreamRecovering} {
+		t.Run(string(written), func(t *testing.T) {
+			t.Parallel()
+			db := setup(t)
+			cfg := slotOf(t, db)
+			createSlot(t, db, cfg)
+			createCheckpoint(t, db, cfg, time.Minute)
+			exec(t, db, `UPDATE weir.checkpoint SET state = $1`, string(written))
+			equal(t, "state", status(t, db, cfg).Stream.State, written)
+		})
+	}
+}
+
+// TestStatusLag: a stream is behind by the age of what it ingested last, unless a heartbeat has moved it since.
+func TestStatusLag(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		lastEventIsLast bool
+		low, high       float64
+	}{
+		"working off a backlog":         {true, 3600, 3700},
+		"nothing to ingest for an hour": {false, 0, 100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := setup(t)
+			cfg := slotOf(t, db)
+			createSlot(t, db, cfg)
+			createCheckpoint(t, db, cfg, time.Hour)
+			e := newEvent(1)
+			if tt.lastEventIsLast {
+				e.LSN = status(t, db, cfg).Checkpoint.LSN - 100
+			}
+			record(t, db, e)
+			exec(t, db, `SELECT pg_logical_emit_message(true, 'test', repeat('x', $1))`, 2*ops.IdleWAL)
+			s := status(t, db, cfg)
+			if s.Stream.LagBytes <= ops.IdleWAL {
+				t.Errorf("lag is %d bytes", s.Stream.LagBytes)
+			}
+			if got := *s.Stream.LagSeconds; got < tt.low || got > tt.high {
+				t.Errorf("lag is %v s, want %v to %v", got, tt.low, tt.high)
+			}
+		})
+	}
+}
+
+func TestStatusOfWork(t *testing.T) {
+	t.Parallel()
+	databaseURL := postgres.Database(t)
+	db := connect(t, databaseURL)
+	cfg := slotOf(t, db)
+	ids := letters(t, db)
+	for _, session := range []string{"weir:worker-1", "weir:worker-1", "weir:worker-2", "weir:migrate", "another program"} {
+		exec(t, connect(t, databaseURL), fmt.Sprintf(`SET application_name = '%s'`, session))
+	}
+	s := status(t, db, cfg)
+	equal(t, "workers", len(s.Workers), 2)
+	sessions := map[string]int{}
+	for _, w := range s.Workers {
+		sessions[w.ClientID] = w.Sessions
+		equal(t, "owns the stream", w.OwnsStream, false)
+	}
+	equal(t, "sessions of worker-1", sessions["worker-1"], 2)
+	equal(t, "queues", len(s.Queues), 1)
+	equal(t, "state", s.Queues[0].State, "retryable")
+	equal(t, "observers with dead letters", len(s.DeadLetters), 2)
+	equal(t, "of order-shipped", s.DeadLetters[1], ops.DeadCount{Observer: "order-shipped", Jobs: 2})
+	equal(t, "jobs", len(ids), 4)
+}
