@@ -31,18 +31,18 @@ func TestMain(m *testing.M) { os.Exit(postgres.Main(m).Run()) }
 
 // rig is a migrated database, with workers on it on demand.
 type rig struct {
-	t    *testing.T
+	t    testing.TB
 	url  string
 	slot string
 	conn *pgx.Conn
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	return rigOn(t, postgres.Database(t))
 }
 
-func rigOn(t *testing.T, databaseURL string) *rig {
+func rigOn(t testing.TB, databaseURL string) *rig {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
 	if err != nil {
@@ -139,7 +139,7 @@ func (r *rig) start(rest string, env ...string) *running {
 	return run
 }
 
-func (run *running) stop(t *testing.T) {
+func (run *running) stop(t testing.TB) {
 	t.Helper()
 	run.cancel()
 	<-run.done
@@ -161,7 +161,7 @@ type answer struct {
 	body string
 }
 
-func (run *running) get(t *testing.T, path string) answer {
+func (run *running) get(t testing.TB, path string) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+run.addr+path, http.NoBody)
 	if err != nil {
@@ -217,7 +217,7 @@ type request struct {
 	body   string
 }
 
-func newReceiver(t *testing.T, answer func(http.ResponseWriter, *http.Request)) *receiver {
+func newReceiver(t testing.TB, answer func(http.ResponseWriter, *http.Request)) *receiver {
 	t.Helper()
 	rc := &receiver{answer: answer}
 	rc.Server = httptest.NewServer(rc)
@@ -248,7 +248,7 @@ func (rc *receiver) behave(answer func(http.ResponseWriter, *http.Request)) {
 	rc.answer = answer
 }
 
-func field(t *testing.T, body, key string) string {
+func field(t testing.TB, body, key string) string {
 	t.Helper()
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(body), &m); err != nil {
@@ -262,7 +262,7 @@ func isConnectionLoss(err error) bool {
 	return err != nil && (!errors.As(err, &pg) || strings.HasPrefix(pg.Code, "57P") || strings.HasPrefix(pg.Code, "08"))
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Log(strings.TrimSpace(string(p)))
