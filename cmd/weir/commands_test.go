@@ -52,7 +52,8 @@ func TestMigrateDown(t *testing.T) {
 func TestMigrateTwoDatabases(t *testing.T) {
 	t.Parallel()
 	url, sourceURL := postgres.EmptyDatabase(t), postgres.EmptyDatabase(t)
-	path := file(t, "database: {url: '"+url+"'}\nsource: {url: '"+sourceURL+"'}\n")
+	_, slot := slotFile(t, connectTo(t, url), "")
+	path := file(t, "database: {url: '"+url+"'}\nsource: {url: '"+sourceURL+"', slot: "+slot+"}\n")
 	weir(t, "migrate", "up", "--config", path).exits(0).says("applied 00001", "change log in the source is complete")
 	var log, schema bool
 	check(t, connectTo(t, sourceURL).QueryRow(t.Context(), `

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -56,7 +57,7 @@ func live(t *testing.T, path string) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- worker.New(cfg, worker.Options{Logger: slog.New(slog.DiscardHandler), Version: "test"}).Run(ctx)
+		done <- worker.New(cfg, worker.Options{Logger: slog.New(slog.NewTextHandler(testLog{t}, nil)), Version: "test"}).Run(ctx)
 	}()
 	stop = sync.OnceFunc(func() {
 		cancel()
@@ -66,6 +67,14 @@ func live(t *testing.T, path string) (stop func()) {
 	})
 	t.Cleanup(stop)
 	return stop
+}
+
+// testLog is the worker's log, shown when the test fails.
+type testLog struct{ t *testing.T }
+
+func (w testLog) Write(p []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
 }
 
 func until(t *testing.T, what string, is func() bool) {
