@@ -30,10 +30,12 @@ func main() {
 	// The first signal starts the soft stop, the second ends waiting: the context is done, and the default is back.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 
-func run(ctx context.Context, args []string, lookup func(string) (string, bool), stderr io.Writer) int {
+func run(
+	ctx context.Context, args []string, lookup func(string) (string, bool), stdout, stderr io.Writer,
+) int {
 	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	path := flags.String("config", "", "the configuration `file` (default: $WEIR_CONFIG, ./weir.yaml, /etc/weir/weir.yaml)")
@@ -45,16 +47,16 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 		return exitUsage
 	}
 	if flags.NArg() > 0 {
-		_, _ = fmt.Fprintf(stderr, "worker: unexpected argument %q; see worker -help\n", flags.Arg(0))
+		fmt.Fprintf(stderr, "worker: unexpected argument %q; see worker -help\n", flags.Arg(0))
 		return exitUsage
 	}
 	if *showVersion {
-		_, _ = fmt.Fprintln(stderr, "weir worker", version)
+		fmt.Fprintln(stdout, "weir worker", version)
 		return exitDone
 	}
 	cfg, err := load(ctx, *path, lookup)
 	if err != nil {
-		_, _ = fmt.Fprintln(stderr, err)
+		fmt.Fprintln(stderr, err)
 		return exitConfiguration
 	}
 	logger := cfg.Log.Logger(stderr)

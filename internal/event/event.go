@@ -118,15 +118,16 @@ func (t Time) MarshalJSON() ([]byte, error) {
 	return json.Marshal(t.String())
 }
 
-// UnmarshalJSON reads RFC 3339 or null.
+// UnmarshalJSON reads RFC 3339, to the microsecond, or null.
 func (t *Time) UnmarshalJSON(raw []byte) error {
-	var std *time.Time
+	var std time.Time // null leaves it as it is
 	if err := json.Unmarshal(raw, &std); err != nil {
 		return err
 	}
-	*t = Time{}
-	if std != nil {
-		*t = Time(*std)
+	std = std.UTC().Truncate(time.Microsecond)
+	if year := std.Year(); year < 0 || year > 9999 { // in its own zone it may have been within
+		return fmt.Errorf("the year of %s is not of four digits in UTC", raw)
 	}
+	*t = Time(std)
 	return nil
 }

@@ -101,21 +101,28 @@ func (Duration) JSONSchema() *jsonschema.Schema {
 
 // Secret is a value of the environment, named in the file. It never prints its value.
 type Secret struct {
-	env   string
-	value string
+	env string
+	// Behind a pointer, since fmt does not call the methods of what stands in an unexported field, nor any for %d: it
+	// prints an address then. nil: none.
+	value *string
 }
 
 // LiteralSecret is a secret that stands in the file itself, or that a test makes up.
-func LiteralSecret(value string) Secret { return Secret{value: value} }
+func LiteralSecret(value string) Secret { return Secret{value: &value} }
 
 // Env is the name of the environment variable, "" for a literal.
 func (s Secret) Env() string { return s.env }
 
 // Value is the secret itself. Keep it out of logs, errors and job arguments.
-func (s Secret) Value() string { return s.value }
+func (s Secret) Value() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // IsZero says that no secret was given.
-func (s Secret) IsZero() bool { return s == Secret{} }
+func (s Secret) IsZero() bool { return s.env == "" && s.Value() == "" }
 
 // String names the variable, never the value.
 func (s Secret) String() string {
@@ -149,7 +156,7 @@ func (s *Secret) UnmarshalYAML(ctx context.Context, node ast.Node) error {
 	if !ok || value == "" {
 		return ErrorAt(node, "environment variable %s is not set: set it to the secret", name)
 	}
-	s.value = value
+	s.value = &value
 	return nil
 }
 
