@@ -76,3 +76,10 @@ WITH RECURSIVE found AS (
     FROM found f WHERE f.queue IS NOT NULL
 )
 SELECT DISTINCT queue::text AS queue FROM found WHERE queue IS NOT NULL ORDER BY 1;
+
+-- name: DeliveriesOf :one
+-- DeliveriesOf counts the jobs of an observer's actions for an event, by River's index on args.
+SELECT count(*)
+FROM weir.river_job
+WHERE args @> jsonb_build_object('event_id', @event_id::text, 'pk', @pk::bigint, 'observer', @observer::text)
+  AND kind <> 'weir_change';

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/store"
@@ -116,10 +117,26 @@ func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) 
 			if err := slot.usable(ctx, src, s.cfg); err != nil {
 				return start{}, err
 			}
+			if slot.Confirmed == 0 { // another worker is creating it: it has no position yet
+				sleep(ctx, standbyPoll)
+				if ctx.Err() != nil {
+					return start{}, ctx.Err()
+				}
+				continue
+			}
 		}
 		cp, err := readCheckpoint(ctx, dst)
 		if err != nil {
 			return start{}, err
+		}
+		if slot == nil && cp != nil { // really gone, or another worker has made both since we looked
+			made, err := readSlot(ctx, src, s.cfg)
+			if err != nil {
+				return start{}, fmt.Errorf("read the slot: %w", err)
+			}
+			if made != nil {
+				continue
+			}
 		}
 		todo, err := judge(s.cfg, id, slot, cp)
 		if err != nil {
@@ -167,13 +184,16 @@ func ingestConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error)
 		return nil, fmt.Errorf("database.url: %w", err)
 	}
 	cfg.RuntimeParams["application_name"] = "weir:" + clientID
+	cfg.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	// What is confirmed to the slot must have reached the disk, whatever the role's default is.
+	// What is confirmed to the slot must have reached the disk, whatever the role's default is. And a batch that takes
+	// longer than a role's statements may would take as long the next time.
 	_, err = conn.Exec(ctx, `
-		SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+		SELECT set_config('statement_timeout', '0', false), CASE current_setting('synchronous_commit')
+		       WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END`)
 	if err != nil {
 		closeConn(ctx, conn)
 		return nil, err
@@ -184,6 +204,18 @@ func ingestConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error)
 // NotMigrated says that an error comes of a schema that is not there, or is older than this program.
 func NotMigrated(err error) bool {
 	return hasCode(err, "42P01") || hasCode(err, "3F000") || hasCode(err, "42883") || hasCode(err, "42703")
+}
+
+// Denied turns an error that says that the role may not use schema weir into a SetupError with the grants.
+func Denied(err error, role string) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || pg.Code != "42501" {
+		return err
+	}
+	role = pgx.Identifier{role}.Sanitize()
+	return &SetupError{pg.Message, fmt.Sprintf("GRANT USAGE ON SCHEMA weir TO %[1]s; "+
+		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA weir TO %[1]s; "+
+		"GRANT USAGE ON ALL SEQUENCES IN SCHEMA weir TO %[1]s;", role)}
 }
 
 func migrationsMissing(err error) error {

@@ -64,9 +64,6 @@ func (c *committer) ingest(ctx context.Context, changes []event.Change, end even
 		return err
 	}
 	if len(changes) == 1 {
-		if changes[0].Reason != "" {
-			return err // already without contents: the cause is not the row
-		}
 		c.log.Warn("the database refuses a change, it becomes a dead letter",
 			"event_id", changes[0].ID, "position", changes[0].Position().String(), "error", err)
 		return c.commit(ctx, []event.Change{withoutContents(changes[0], err)}, end, committed)
@@ -145,13 +142,16 @@ func Refused(err error) bool {
 
 // withoutContents keeps what names the change and drops what the database may have refused.
 func withoutContents(c event.Change, err error) event.Change {
-	reason := err.Error()
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		reason = pg.Message + " (SQLSTATE " + pg.Code + ")"
+	reason := c.Reason
+	if reason == "" {
+		reason = "the database refuses to store the event: " + err.Error()
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) {
+			reason = "the database refuses to store the event: " + pg.Message + " (SQLSTATE " + pg.Code + ")"
+		}
 	}
 	return event.Change{
-		Reason: "the database refuses to store the event: " + reason,
+		Reason: reason,
 		Event: event.Event{
 			ID: c.ID, PK: c.PK, Type: c.Type, EntityType: clip(c.EntityType), EntityID: clip(c.EntityID), Timestamp: c.Timestamp,
 			CommitTime: c.CommitTime, LSN: c.LSN, TxIndex: c.TxIndex,

@@ -50,7 +50,7 @@ func (d *decoder) decode(wal []byte, after event.Position) (decoded, error) {
 		d.pos.Index++
 		return decoded{}, nil
 	case pglogrepl.MessageTypeMessage:
-		return d.message(wal)
+		return d.message(wal, after)
 	case pglogrepl.MessageTypeBegin:
 		return decoded{}, d.begin(wal)
 	case pglogrepl.MessageTypeCommit:
@@ -82,7 +82,7 @@ func (d *decoder) commit(wal []byte) error {
 	return nil
 }
 
-func (d *decoder) message(wal []byte) (decoded, error) {
+func (d *decoder) message(wal []byte, after event.Position) (decoded, error) {
 	var m pglogrepl.LogicalDecodingMessage
 	if err := m.Decode(wal[1:]); err != nil {
 		return decoded{}, fmt.Errorf("decode Message: %w", err)
@@ -91,7 +91,8 @@ func (d *decoder) message(wal []byte) (decoded, error) {
 		return decoded{}, nil // outside of any transaction: it has no place in commit order
 	}
 	d.pos.Index++
-	return decoded{heartbeat: m.Prefix == heartbeatPrefix}, nil
+	// One that is sent again would take the checkpoint back to it.
+	return decoded{heartbeat: m.Prefix == heartbeatPrefix && d.pos.Compare(after) > 0}, nil
 }
 
 func (d *decoder) relation(wal []byte) error {

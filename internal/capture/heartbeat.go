@@ -26,18 +26,28 @@ type heartbeat struct {
 }
 
 func (h *heartbeat) run(ctx context.Context) error {
-	tick := time.NewTicker(h.every)
-	defer tick.Stop()
 	for {
 		if err := h.beat(ctx); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
+		if err := h.pause(ctx); err != nil {
+			return err
 		}
 	}
+}
+
+// pause waits for the next beat, and listens meanwhile. A server that shuts down ends this session, and then waits for
+// its walsender until we have confirmed all of its WAL, which we never do: it is us who have to hang up.
+func (h *heartbeat) pause(ctx context.Context) error {
+	timeout, cancel := context.WithTimeout(ctx, h.every)
+	defer cancel()
+	for timeout.Err() == nil {
+		err := h.conn.PgConn().WaitForNotification(timeout)
+		if err != nil && timeout.Err() == nil {
+			return fmt.Errorf("wait for the next heartbeat: %w", err)
+		}
+	}
+	return ctx.Err()
 }
 
 func (h *heartbeat) beat(ctx context.Context) error {

@@ -74,7 +74,7 @@ func (m *metrics) lagBytes() float64 {
 
 func (m *metrics) lagSeconds() float64 {
 	since := cmp.Or(m.commitSince.Load(), m.openSince.Load())
-	if since == 0 {
+	if since == 0 || !m.owned.Load() { // what was received and not stored is the next owner's
 		return 0
 	}
 	return max(0, time.Since(time.Unix(0, since)).Seconds())

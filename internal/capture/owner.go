@@ -162,14 +162,14 @@ func (s *Stream) attempt(ctx context.Context) error {
 	defer closeConn(ctx, dst)
 	start, err := s.await(ctx, src, dst)
 	if err != nil {
-		return err
+		return Denied(err, dst.Config().User)
 	}
 	repl, err := s.startReplication(ctx, start.checkpoint.LSN)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = repl.Close(context.WithoutCancel(ctx)) }()
-	return s.own(ctx, src, dst, repl, start)
+	return Denied(s.own(ctx, src, dst, repl, start), dst.Config().User)
 }
 
 // await settles the start and, while another worker has the slot, waits for it to let go.

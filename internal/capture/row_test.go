@@ -154,3 +154,26 @@ func TestJudge(t *testing.T) {
 		})
 	}
 }
+
+// A heartbeat that is sent again must not move the checkpoint back to it.
+func TestHeartbeatIsNewsOnlyAfterTheCheckpoint(t *testing.T) {
+	t.Parallel()
+	message := append([]byte{'M', 1}, make([]byte, 8)...)
+	message = append(message, heartbeatPrefix+"\x00\x00\x00\x00\x00"...)
+	for _, tc := range []struct {
+		after event.Position
+		want  bool
+	}{
+		{event.Position{LSN: 10}, true},
+		{event.Position{LSN: 20, Index: 2}, true},
+		{event.Position{LSN: 20, Index: 3}, false},
+		{event.Position{LSN: 30}, false},
+	} {
+		d := newDecoder(Table{})
+		d.pos = event.Position{LSN: 20, Index: 2}
+		got, err := d.decode(message, tc.after)
+		if err != nil || got.heartbeat != tc.want || d.pos.Index != 3 {
+			t.Errorf("after %s: %+v at %s, %v", tc.after, got, d.pos, err)
+		}
+	}
+}

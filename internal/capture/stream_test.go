@@ -1,6 +1,7 @@
 package capture_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,10 +30,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(postgres.Main(m)) }
 // ingested, exactly. before may fail or wait.
 type tableSink struct {
 	before func(ctx context.Context, batch []event.Change) error
+	slow   bool // makes the batch's statement take a second
 }
 
 const sinkTable = `CREATE TABLE ingested (n bigint GENERATED ALWAYS AS IDENTITY, pk bigint, object_id text, type text,
-	data text, lsn pg_lsn, tx_index bigint, reason text)`
+	data text, lsn pg_lsn, tx_index bigint, reason text, at text)`
 
 func (s *tableSink) Commit(ctx context.Context, tx pgx.Tx, batch []event.Change) error {
 	if s.before != nil {
@@ -40,10 +42,16 @@ func (s *tableSink) Commit(ctx context.Context, tx pgx.Tx, batch []event.Change)
 			return err
 		}
 	}
-	_, err := tx.CopyFrom(ctx, pgx.Identifier{"ingested"}, []string{"pk", "object_id", "type", "data", "lsn", "tx_index", "reason"},
+	if s.slow {
+		if _, err := tx.Exec(ctx, "SELECT pg_sleep(1)"); err != nil {
+			return err
+		}
+	}
+	columns := []string{"pk", "object_id", "type", "data", "lsn", "tx_index", "reason", "at"}
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"public", "ingested"}, columns,
 		pgx.CopyFromSlice(len(batch), func(i int) ([]any, error) {
 			c := batch[i]
-			return []any{c.PK, c.EntityID, string(c.Type), string(c.Data), int64(c.LSN), c.TxIndex, c.Reason}, nil
+			return []any{c.PK, c.EntityID, string(c.Type), string(c.Data), int64(c.LSN), c.TxIndex, c.Reason, c.Timestamp.String()}, nil
 		}))
 	return err
 }
@@ -56,6 +64,8 @@ type rig struct {
 	sink *tableSink
 	cfg  capture.Config
 	reg  *prometheus.Registry
+
+	databaseURL string // of the checkpoint, when it is not url
 }
 
 func newRig(t *testing.T) *rig {
@@ -65,20 +75,26 @@ func newRig(t *testing.T) *rig {
 
 func rigOn(t *testing.T, databaseURL string) *rig {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), databaseURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
 	u, err := url.Parse(databaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, url: databaseURL, conn: conn, sink: &tableSink{}, reg: prometheus.NewRegistry()}
+	r := &rig{t: t, url: databaseURL, sink: &tableSink{}, reg: prometheus.NewRegistry()}
 	// Slots are the server's, databases are ours.
 	r.cfg = capture.Config{Slot: capture.Name(strings.TrimPrefix(u.Path, "/")), Heartbeat: setting.Duration(200 * time.Millisecond)}
+	r.reconnect()
+	t.Cleanup(func() { _ = r.conn.Close(context.WithoutCancel(t.Context())) })
 	r.exec(sinkTable)
 	return r
+}
+
+func (r *rig) reconnect() {
+	r.t.Helper()
+	conn, err := pgx.Connect(r.t.Context(), r.url)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.conn = conn
 }
 
 func (r *rig) exec(sql string, args ...any) {
@@ -112,7 +128,7 @@ func (r *rig) start(id string) *running {
 		reg = prometheus.NewRegistry()
 	}
 	s := capture.New(r.cfg, capture.Options{
-		SourceURL: r.url, DatabaseURL: r.url, ClientID: id, Sink: r.sink, Registerer: reg,
+		SourceURL: r.url, DatabaseURL: cmp.Or(r.databaseURL, r.url), ClientID: id, Sink: r.sink, Registerer: reg,
 		Logger: slog.New(slog.NewTextHandler(testWriter{r.t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	run := &running{Stream: s, cancel: cancel, done: make(chan error, 1)}
@@ -293,7 +309,14 @@ func TestAnswersKeepalivesWhileABatchWaits(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	// A server that gives up on a silent client after three seconds.
-	r.url += "&options=-c%20wal_sender_timeout%3D3s"
+	u, err := url.Parse(r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query()
+	query.Set("options", "-c wal_sender_timeout=3s")
+	u.RawQuery = query.Encode()
+	r.url = strings.ReplaceAll(u.String(), "+", "%20")
 	release := make(chan struct{})
 	r.sink.before = func(ctx context.Context, _ []event.Change) error {
 		select {
@@ -422,6 +445,41 @@ func TestStandbyTakesOver(t *testing.T) {
 	}
 }
 
+// The creation of a slot waits for open transactions. A second worker that starts meanwhile sees a slot without a
+// position, and must not take that for the place to begin at.
+func TestTwoWorkersStartAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	open, err := pgx.Connect(t.Context(), r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = open.Close(context.WithoutCancel(t.Context())) }()
+	for _, sql := range []string{"BEGIN", "SELECT pg_current_xact_id()"} {
+		if _, err := open.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := r.start("one")
+	r.await("a slot without a position", func() bool {
+		return r.one("SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn IS NULL", r.cfg.Slot) == "1"
+	})
+	two := r.start("two")
+	time.Sleep(time.Second) // time for the second to do the wrong thing
+	if _, err := open.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	r.await("one reads, the other stands by", func() bool {
+		a, b := one.Health().State, two.Health().State
+		return a == capture.Streaming && b == capture.Standby || a == capture.Standby && b == capture.Streaming
+	})
+	r.write(1, 3)
+	r.await("three", func() bool { return len(strings.Fields(r.ingested())) >= 3 })
+	if got := r.ingested(); got != "1 2 3" {
+		t.Errorf("ingested %s", got)
+	}
+}
+
 func TestRefusesWhatWaitingDoesNotCure(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -442,6 +500,14 @@ func TestRefusesWhatWaitingDoesNotCure(t *testing.T) {
 		"other table published": {
 			prepare: "CREATE TABLE other (a int); CREATE PUBLICATION weir FOR TABLE other",
 			want:    []string{"does not contain core.tb_entity_change_log", "ADD TABLE"},
+		},
+		"partitions published": {
+			prepare: `DROP TABLE core.tb_entity_change_log CASCADE;
+				CREATE TABLE core.tb_entity_change_log (pk_entity_change_log bigint, id uuid, object_type text, modification_type text,
+					object_id uuid, object_data jsonb, created_at timestamptz) PARTITION BY RANGE (created_at);
+				CREATE TABLE core.log_now PARTITION OF core.tb_entity_change_log DEFAULT;
+				CREATE PUBLICATION weir FOR TABLE core.tb_entity_change_log`,
+			want: []string{"publishes the partitions", "publish_via_partition_root = true"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
+	"github.com/fraiseql/weir/internal/store"
 )
 
 // changeWorker works changes that could not be matched when they were read. It evaluates them again: what has been
@@ -75,7 +76,16 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 			return w.bury(ctx, job, "condition", errors.New(again.Reason))
 		}
 	}
-	return w.complete(ctx, job, func(tx pgx.Tx) error { return w.queue.insert(ctx, tx, params) })
+	return w.complete(ctx, job, func(tx pgx.Tx) error {
+		// A click on Retry in River UI works a completed job again. There is one job for a delivery, also then.
+		made, err := store.New().DeliveriesOf(ctx, tx, store.DeliveriesOfParams{
+			EventID: job.Args.EventID.String(), PK: job.Args.PK, Observer: job.Args.Observer,
+		})
+		if err != nil || made > 0 {
+			return err
+		}
+		return w.queue.insert(ctx, tx, params)
+	})
 }
 
 // complete does the work in the transaction that completes the job. Who does not find the job running in there has

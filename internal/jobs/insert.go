@@ -58,7 +58,9 @@ func (q *Queue) match(e *event.Event, only string) []river.InsertManyParams {
 		if only != "" && failed.Observer != only {
 			continue
 		}
-		q.runner.metrics.condErrors.WithLabelValues(failed.Observer).Inc()
+		if only == "" { // who asks for one observer asks again
+			q.runner.metrics.condErrors.WithLabelValues(failed.Observer).Inc()
+		}
 		params = append(params, changeJob(e, failed.Observer, failed.Err.Error()))
 	}
 	if len(params) == 0 && only == "" {

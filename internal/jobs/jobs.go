@@ -31,6 +31,7 @@ const (
 	changeWorkers = 2
 	// sweepEvery is how often queues that have jobs but no endpoint (any more) are looked for, and dead letters counted.
 	sweepEvery = 5 * time.Second
+	startRetry = time.Second
 )
 
 // Options is what a Queue needs.
@@ -104,11 +105,9 @@ func (q *Queue) queues() map[string]river.QueueConfig {
 // Run works jobs until the context ends, then gives the running ones their time (Options.SoftStop) and loses nothing:
 // what is cut off is available again.
 func (q *Queue) Run(ctx context.Context) error {
-	// A context of its own: River's stop must not begin with a cut-off of what is running.
-	if err := q.client.Start(context.WithoutCancel(ctx)); err != nil {
-		return fmt.Errorf("start River: %w", err)
+	if !q.start(ctx) {
+		return nil
 	}
-	q.working.Store(true)
 	defer q.working.Store(false)
 	q.sweepUntil(ctx)
 	q.log.Info("stopping: running deliveries get their time")
@@ -118,16 +117,35 @@ func (q *Queue) Run(ctx context.Context) error {
 	return nil
 }
 
-// Working says that jobs are being worked.
+// start starts River's client, again and again while the database is away. It returns false when the context ends first.
+func (q *Queue) start(ctx context.Context) bool {
+	for {
+		// A context of its own: River's stop must not begin with a cut-off of what is running.
+		err := q.client.Start(context.WithoutCancel(ctx))
+		if err == nil {
+			return true
+		}
+		q.log.Warn("River not started, trying again", "error", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(startRetry):
+		}
+	}
+}
+
+// Working says that jobs are being worked: not while the database cannot be reached.
 func (q *Queue) Working() bool { return q.working.Load() }
 
 func (q *Queue) sweepUntil(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
-		if err := q.sweep(ctx); err != nil && ctx.Err() == nil {
+		err := q.sweep(ctx)
+		if err != nil && ctx.Err() == nil {
 			q.log.Warn("queues not looked over", "error", err)
 		}
+		q.working.Store(err == nil)
 		select {
 		case <-ctx.Done():
 			return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -190,7 +191,7 @@ func (r *runner) load(next step) step {
 	}
 }
 
-// deadline is the action's own timeout; River's is off, since it would not tell who took too long.
+// deadline is the action's own timeout; River's, which is longer, would not tell who took too long.
 func (r *runner) deadline(next step) step {
 	return func(ctx context.Context, d *delivery) error {
 		timeout := d.bound.Action.Timeout()
@@ -200,7 +201,15 @@ func (r *runner) deadline(next step) step {
 	}
 }
 
-func (r *runner) act(ctx context.Context, d *delivery) error {
+// act runs the action. One that panics has failed like any other: River would keep the panic's trace with each attempt,
+// and nobody would count it.
+func (r *runner) act(ctx context.Context, d *delivery) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.log.Error("an action panicked", append(d.attrs(), "panic", p, "stack", string(debug.Stack()))...)
+			err = action.Retry("panic", fmt.Errorf("the action panicked: %v", p))
+		}
+	}()
 	out, err := d.bound.Action.Do(ctx, action.Call{
 		Event: d.rec.Event, Payload: d.rec.Payload, Env: rule.NewEnv(d.rec.Event),
 		Observer: d.args.Observer, Action: d.args.Action, DeliveryID: d.args.DeliveryID(), Attempt: d.job.Attempt,

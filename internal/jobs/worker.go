@@ -33,8 +33,18 @@ func (w *worker[T]) Work(ctx context.Context, job *river.Job[T]) error {
 	return w.run(ctx, &delivery{job: job.JobRow, args: job.Args.args()})
 }
 
-// Timeout is none: the chain has the action's own.
-func (w *worker[T]) Timeout(*river.Job[T]) time.Duration { return -1 }
+// riverGrace is by how much River's timeout is longer than the action's own, which the chain has and which tells who took
+// too long. Without any, River would never give up on a delivery whose worker was killed.
+const riverGrace = time.Minute
+
+// Timeout is that of the action, and some.
+func (w *worker[T]) Timeout(job *river.Job[T]) time.Duration {
+	a := job.Args.args()
+	if bound, ok := w.runner.set.Load().Lookup(a.Observer, a.Action); ok {
+		return bound.Action.Timeout() + riverGrace
+	}
+	return riverGrace
+}
 
 // NextRetry is the observer's policy; the zero time leaves it to River's when nobody knows the observer.
 func (w *worker[T]) NextRetry(job *river.Job[T]) time.Time {

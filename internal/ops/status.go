@@ -164,7 +164,8 @@ func (s *Status) readSlot(ctx context.Context, source store.DBTX, slot string) e
 		SELECT coalesce(s.wal_status, ''), coalesce(s.confirmed_flush_lsn, '0/0')::text,
 		       greatest(coalesce(wal.lsn - s.confirmed_flush_lsn, 0), 0)::bigint,
 		       greatest(coalesce(wal.lsn - s.restart_lsn, 0), 0)::bigint,
-		       CASE WHEN s.active AND s.confirmed_flush_lsn IS NOT NULL THEN coalesce(nullif(a.application_name, ''), 'pid ' || s.active_pid) ELSE '' END
+		       CASE WHEN s.active AND s.confirmed_flush_lsn IS NOT NULL
+		            THEN coalesce(nullif(a.application_name, ''), 'pid ' || s.active_pid) ELSE '' END
 		  FROM pg_replication_slots s CROSS JOIN wal LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
 		 WHERE s.slot_name = $1`, slot).
 		Scan(&s.Stream.WALStatus, &confirmed, &s.Stream.LagBytes, &s.Stream.RetainedBytes, &s.Stream.Reader)

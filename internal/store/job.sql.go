@@ -115,6 +115,27 @@ func (q *Queries) DeleteDeadLetters(ctx context.Context, db DBTX, ids []int64) (
 	return items, nil
 }
 
+const deliveriesOf = `-- name: DeliveriesOf :one
+SELECT count(*)
+FROM weir.river_job
+WHERE args @> jsonb_build_object('event_id', $1::text, 'pk', $2::bigint, 'observer', $3::text)
+  AND kind <> 'weir_change'
+`
+
+type DeliveriesOfParams struct {
+	EventID  string
+	PK       int64
+	Observer string
+}
+
+// DeliveriesOf counts the jobs of an observer's actions for an event, by River's index on args.
+func (q *Queries) DeliveriesOf(ctx context.Context, db DBTX, arg DeliveriesOfParams) (int64, error) {
+	row := db.QueryRow(ctx, deliveriesOf, arg.EventID, arg.PK, arg.Observer)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const getDeadLetter = `-- name: GetDeadLetter :one
 SELECT id, kind, queue, state, attempt, max_attempts, created_at, attempted_at, finalized_at, args, metadata, errors, observer, action, last_error
 FROM weir.dead_letter

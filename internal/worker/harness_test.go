@@ -90,8 +90,10 @@ func (r *rig) order(data string) {
 func (r *rig) write(rest string) string {
 	r.t.Helper()
 	path := filepath.Join(r.t.TempDir(), "weir.yaml")
-	frame := fmt.Sprintf("database: {url: %q}\nsource: {slot: %s, heartbeat: 1s}\nhttp: {listen: \"127.0.0.1:0\"}\nshutdown_timeout: 5s\n",
-		r.url, r.slot)
+	frame := fmt.Sprintf("database: {url: %q}\nhttp: {listen: \"127.0.0.1:0\"}\nshutdown_timeout: 5s\n", r.url)
+	if !strings.Contains(rest, "source:") {
+		frame += fmt.Sprintf("source: {slot: %s, heartbeat: 1s}\n", r.slot)
+	}
 	if err := os.WriteFile(path, []byte(frame+rest), 0o600); err != nil {
 		r.t.Fatal(err)
 	}

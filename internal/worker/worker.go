@@ -36,9 +36,10 @@ const (
 	poolConns = 10
 	// eventCache is how many bytes of recent events are kept for their deliveries.
 	eventCache = 16 << 20
-	// Partitions are made this many days ahead, and looked after this often.
+	// Partitions are made this many days ahead, and looked after this often; a failure is repeated sooner.
 	partitionDays  = 7
 	partitionEvery = 6 * time.Hour
+	partitionAgain = 10 * time.Minute
 	retryDatabase  = 2 * time.Second
 )
 
@@ -188,7 +189,7 @@ func (w *Worker) deliver(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case <-w.stream.Verified():
-		return w.queue.Run(ctx)
+		return capture.Denied(w.queue.Run(ctx), w.pool.Config().ConnConfig.User)
 	}
 }
 
@@ -203,10 +204,11 @@ func (w *Worker) connect(ctx context.Context) (*pgxpool.Pool, error) {
 		cfg.MaxConns = poolConns
 	}
 	cfg.ConnConfig.RuntimeParams["application_name"] = "weir:" + w.clientID
+	cfg.ConnConfig.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
 	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
-// awaitDatabase waits until the database answers, then checks that it is migrated and has its partitions.
+// awaitDatabase waits until the database answers, then checks that it is migrated.
 func (w *Worker) awaitDatabase(ctx context.Context) error {
 	logged := ""
 	for {
@@ -237,9 +239,26 @@ func (w *Worker) prepareDatabase(ctx context.Context) error {
 		}
 	}
 	if err != nil {
+		return capture.Denied(err, w.pool.Config().ConnConfig.User)
+	}
+	return w.checkEncoding(ctx)
+}
+
+// checkEncoding refuses a database that cannot hold every text: a job whose receiver answers with a character that it
+// lacks could never be completed, and would be delivered again and again. The source may have any encoding.
+func (w *Worker) checkEncoding(ctx context.Context) error {
+	var encoding string
+	if err := w.pool.QueryRow(ctx, "SELECT current_setting('server_encoding')").Scan(&encoding); err != nil {
 		return err
 	}
-	return w.ensurePartitions(ctx)
+	if encoding == "UTF8" {
+		return nil
+	}
+	return &capture.SetupError{
+		Problem: fmt.Sprintf("the database of database.url has encoding %s, which cannot hold every receiver's answer", encoding),
+		Hint: "CREATE DATABASE weir ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'; let database.url name it and source.url " +
+			"this one, then weir migrate up",
+	}
 }
 
 func (w *Worker) ensurePartitions(ctx context.Context) error {
@@ -253,17 +272,20 @@ func (w *Worker) ensurePartitions(ctx context.Context) error {
 	return nil
 }
 
+// keepPartitions makes partitions ahead of time. Nothing waits for it: events of a day that has none go to the default
+// partition, and are moved when it is made.
 func (w *Worker) keepPartitions(ctx context.Context) error {
-	tick := time.NewTicker(partitionEvery)
-	defer tick.Stop()
 	for {
+		wait := partitionEvery
+		if err := w.ensurePartitions(ctx); err != nil && ctx.Err() == nil {
+			wait = partitionAgain
+			w.log.Warn("partitions not made, trying again later; that takes the role that owns schema weir, or a member of it",
+				"error", err, "again_in", wait)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-			if err := w.ensurePartitions(ctx); err != nil && ctx.Err() == nil {
-				w.log.Error("partitions not made, trying again later", "error", err) // events go to the default partition
-			}
+		case <-time.After(wait):
 		}
 	}
 }

@@ -1,0 +1,121 @@
+package jobs
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fraiseql/weir/internal/event"
+)
+
+const several = `
+broken:
+  entity: Order
+  condition: totl > 100
+  actions: [{type: log}]
+everything:
+  entity: "*"
+  actions: [{type: log, name: audit, endpoint: audit, priority: 4}]
+large:
+  entity: Order
+  event_type: INSERT
+  condition: total > 100
+  retry: {max_attempts: 3}
+  actions:
+    - {type: webhook, name: erp, url: "https://erp.example.org:8443/hooks", priority: 2}
+    - {type: webhook, name: crm, url: "https://crm.example.org/"}
+off:
+  enabled: false
+  entity: Order
+  actions: [{type: log}]
+`
+
+// One transaction holds the jobs of a whole batch: one for each event, observer and action, with the queue, the
+// priority and the attempts that are configured.
+func TestInsert(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, several)
+	bad := order(3, `{}`)
+	bad.EntityType, bad.Reason = "", "unknown modification_type\n\"UPSERT\""
+	user := order(4, `{}`)
+	user.EntityType = "User"
+	r.commit(order(1, `{"total": 100.10}`), order(2, `{"total": 50, "totl": 1}`), bad, user)
+	got := r.lines(`
+		SELECT concat_ws(' ', args->>'pk', kind, args->>'observer', args->>'action', queue, priority, max_attempts, state, attempt)
+		  FROM weir.river_job ORDER BY id`)
+	want := []string{
+		"1 weir_log everything audit audit 4 22 available 0",
+		"1 weir_webhook large erp erp_example_org-8443 2 3 available 0",
+		"1 weir_webhook large crm crm_example_org 1 3 available 0",
+		"1 weir_change broken  weir_change 1 25 available 0",
+		"2 weir_log everything audit audit 4 22 available 0",
+		"3 weir_change   weir_change 1 25 available 0",
+		"4 weir_log everything audit audit 4 22 available 0",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	reasons := r.lines(`SELECT args->>'reason' FROM weir.river_job WHERE kind = 'weir_change' ORDER BY id`)
+	if len(reasons) != 2 || !strings.Contains(reasons[0], "totl") || reasons[1] != `unknown modification_type "UPSERT"` {
+		t.Errorf("reasons: %q", reasons)
+	}
+	if leaks := r.lines(`SELECT args::text FROM weir.river_job WHERE args::text LIKE '%100.10%'`); len(leaks) != 0 {
+		t.Errorf("the event's data is in the job: %s", leaks)
+	}
+	for _, m := range []struct {
+		name   string
+		labels []string
+		want   float64
+	}{
+		{"weir_matches_total", []string{"observer", "everything"}, 3},
+		{"weir_matches_total", []string{"observer", "large"}, 1}, // an event with two actions is one match
+		{"weir_matches_total", []string{"observer", "broken"}, 0},
+		{"weir_matches_total", []string{"observer", "off"}, 0},
+		{"weir_condition_errors_total", []string{"observer", "broken"}, 1},
+		{"weir_condition_errors_total", []string{"observer", "large"}, 0},
+		{"weir_unmatched_total", nil, 0},
+	} {
+		if got := r.metric(m.name, m.labels...); got != m.want {
+			t.Errorf("%s%v = %v, want %v", m.name, m.labels, got, m.want)
+		}
+	}
+}
+
+// Without an observer for it an event makes no job, and is counted.
+func TestInsertUnmatched(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, `large: {entity: Order, condition: total > 100, actions: [{type: log}]}`)
+	r.commit()
+	r.commit(order(1, `{"total": 5}`), order(2, `{"total": null}`))
+	if got := r.lines(`SELECT kind FROM weir.river_job`); len(got) != 0 {
+		t.Errorf("jobs %s", got)
+	}
+	if got := r.metric("weir_unmatched_total"); got != 2 {
+		t.Errorf("weir_unmatched_total = %v, want 2", got)
+	}
+}
+
+// Jobs exist exactly when their transaction commits.
+func TestInsertIsInTheTransaction(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, `all: {entity: Order, actions: [{type: log}]}`)
+	errBack := errors.New("roll it back")
+	err := pgx.BeginFunc(t.Context(), r.pool, func(tx pgx.Tx) error {
+		check(t, r.q.Insert(t.Context(), tx, []event.Change{order(1, `{}`)}))
+		var within int
+		check(t, tx.QueryRow(t.Context(), `SELECT count(*) FROM weir.river_job`).Scan(&within))
+		if within != 1 {
+			t.Errorf("%d jobs within the transaction, want 1", within)
+		}
+		return errBack
+	})
+	if !errors.Is(err, errBack) {
+		t.Fatal(err)
+	}
+	if got := r.lines(`SELECT kind FROM weir.river_job`); len(got) != 0 {
+		t.Errorf("jobs %s after a rollback", got)
+	}
+}
