@@ -228,6 +228,10 @@ func (s *Stream) startReplication(ctx context.Context, from event.LSN) (*pgconn.
 // own takes the epoch and then reads the checkpoint, in this order: whoever had the stream before us is fenced from
 // here on, so the checkpoint cannot move under us.
 func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgConn, start start) error {
+	every, err := statusEvery(ctx, src)
+	if err != nil {
+		return err
+	}
 	cp, err := takeCheckpoint(ctx, dst, s.opts.ClientID)
 	if err != nil {
 		return err
@@ -245,7 +249,8 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	s.metrics.storedAt.Store(time.Now().UnixNano())
 	batches := make(chan *batch)
 	reader := stream{
-		conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: &stored, metrics: s.metrics,
+		conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: &stored,
+		every: every, metrics: s.metrics,
 	}
 	writer := committer{
 		conn: dst, sink: s.opts.Sink, epoch: cp.Epoch, pos: cp.Position, stored: &stored, metrics: s.metrics, log: s.log,

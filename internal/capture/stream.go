@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -15,9 +16,9 @@ import (
 )
 
 const (
-	// statusInterval is how often the server hears from us. Its wal_sender_timeout is a minute by default and is
-	// rarely set below ten seconds.
-	statusInterval = 2 * time.Second
+	// minStatusEvery and maxStatusEvery bound how often the server hears from us; see statusEvery.
+	minStatusEvery = 250 * time.Millisecond
+	maxStatusEvery = 2 * time.Second
 	// silenceProbe and silenceLimit watch over a connection that is alive but deaf: after the first we ask the server
 	// to answer, after the second we connect anew.
 	silenceProbe = 15 * time.Second
@@ -30,6 +31,21 @@ var errSilent = errors.New("the server was silent for too long")
 // server. Only the committer makes one, from what it has stored.
 type confirmed event.LSN
 
+// statusEvery is the time between two status messages: a quarter of the wal_sender_timeout after which the server ends
+// a silent connection, so that one message which is late does not cost the connection. src has the settings of the
+// replication connection, being opened with the same URL.
+func statusEvery(ctx context.Context, src *pgx.Conn) (time.Duration, error) {
+	var ms int64
+	err := src.QueryRow(ctx, "SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'").Scan(&ms)
+	if err != nil {
+		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
+	}
+	if ms == 0 { // never
+		return maxStatusEvery, nil
+	}
+	return min(max(time.Duration(ms)*time.Millisecond/4, minStatusEvery), maxStatusEvery), nil
+}
+
 // stream is the one goroutine on the replication connection: it receives, answers keepalives in time, also while a
 // batch waits for the database, and sends status.
 type stream struct {
@@ -38,6 +54,7 @@ type stream struct {
 	after   event.Position // what is at or before it was ingested by an earlier run
 	batches chan<- *batch  // unbuffered: handing over means that the committer is free
 	stored  *atomic.Uint64 // a confirmed, written by the committer
+	every   time.Duration  // between two status messages; see statusEvery
 	metrics *metrics
 
 	open       *batch
@@ -88,7 +105,7 @@ func (s *stream) tend(ctx context.Context, now time.Time) error {
 	if now.Sub(s.lastHeard) > silenceLimit {
 		return errSilent
 	}
-	wake := s.lastStatus.Add(statusInterval)
+	wake := s.lastStatus.Add(s.every)
 	if s.open.worthStoring() {
 		wake = now.Add(batchLinger)
 	}
@@ -165,7 +182,7 @@ func (s *stream) handOver(ctx context.Context) error {
 	if !s.open.full() {
 		return nil
 	}
-	tick := time.NewTicker(statusInterval)
+	tick := time.NewTicker(s.every)
 	defer tick.Stop()
 	for {
 		select {
@@ -192,7 +209,7 @@ func (s *stream) begin() {
 // sendStatus confirms the stored position, when it moved past the interval or when forced.
 func (s *stream) sendStatus(ctx context.Context, now time.Time, force bool) error {
 	stored := confirmed(s.stored.Load())
-	due := now.Sub(s.lastStatus) >= statusInterval || (stored != s.told && now.Sub(s.lastStatus) >= statusInterval/10)
+	due := now.Sub(s.lastStatus) >= s.every || (stored != s.told && now.Sub(s.lastStatus) >= s.every/10)
 	if !force && !due {
 		return nil
 	}
