@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,6 +82,8 @@ func (b binaries) fetch(ctx context.Context, home string) error {
 		return err
 	}
 	defer os.RemoveAll(stage)
+	// The library downloads with the default client, whose idle connection would look like a leak to a test.
+	defer http.DefaultClient.CloseIdleConnections()
 	port, err := unusedPort()
 	if err != nil {
 		return err
