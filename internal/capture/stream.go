@@ -182,18 +182,19 @@ func (s *stream) handOver(ctx context.Context) error {
 	if !s.open.full() {
 		return nil
 	}
-	tick := time.NewTicker(s.every)
-	defer tick.Stop()
+	due := time.NewTimer(time.Until(s.lastStatus.Add(s.every))) // at once for a keepalive that asked for an answer
+	defer due.Stop()
 	for {
 		select {
 		case s.batches <- s.open:
 			s.begin()
 			s.lastHeard = time.Now() // the silence was ours
 			return nil
-		case now := <-tick.C:
+		case now := <-due.C:
 			if err := s.sendStatus(ctx, now, true); err != nil {
 				return err
 			}
+			due.Reset(s.every)
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -308,13 +308,13 @@ func TestConfirmedNeverPassesTheCheckpoint(t *testing.T) {
 func TestAnswersKeepalivesWhileABatchWaits(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	// A server that gives up on a silent client after three seconds.
+	// A server that gives up on a silent client after two seconds.
 	u, err := url.Parse(r.url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	query := u.Query()
-	query.Set("options", "-c wal_sender_timeout=3s")
+	query.Set("options", "-c wal_sender_timeout=2s")
 	u.RawQuery = query.Encode()
 	r.url = strings.ReplaceAll(u.String(), "+", "%20")
 	release := make(chan struct{})
