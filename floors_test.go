@@ -40,11 +40,12 @@ var floors = map[string]int{
 	"internal/dedup":   2,
 	"internal/breaker": 2,
 	"internal/index":   2,
+	"internal/lease":   2,
 	"internal/sandbox": 2,
 
 	"internal/event":    1,
 	"internal/store":    1,
-	"internal/lease":    1,
+	
 	"internal/outbound": 1,
 	"internal/cache":    1,
 	"db/migrations":     1,

@@ -141,7 +141,7 @@ UNION ALL
 SELECT concat_ws(' | ', 'relation', name, relkind, relpersistence, relreplident, relrowsecurity, relforcerowsecurity,
                  reloptions::text, relacl::text, obj_description(oid, 'pg_class'), pg_get_expr(relpartbound, oid)) FROM rel
 UNION ALL
-SELECT concat_ws(' | ', 'column', name, attnum, attname, format_type(atttypid, atttypmod), attnotnull, attidentity,
+SELECT concat_ws(' | ', 'column', name, row_number() OVER (PARTITION BY rel.oid ORDER BY attnum), attname, format_type(atttypid, atttypmod), attnotnull, attidentity,
                  pg_get_expr(adbin, adrelid), col_description(rel.oid, attnum))
 FROM rel JOIN pg_attribute a ON a.attrelid = rel.oid AND attnum > 0 AND NOT attisdropped
 LEFT JOIN pg_attrdef d ON d.adrelid = rel.oid AND d.adnum = attnum
