@@ -43,9 +43,9 @@ var floors = map[string]int{
 	"internal/lease":   2,
 	"internal/sandbox": 2,
 
-	"internal/event":    1,
-	"internal/store":    1,
-	
+	"internal/event": 1,
+	"internal/store": 1,
+
 	"internal/outbound": 1,
 	"internal/cache":    1,
 	"db/migrations":     1,
