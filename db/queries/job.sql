@@ -83,3 +83,52 @@ SELECT count(*)
 FROM weir.river_job
 WHERE args @> jsonb_build_object('event_id', @event_id::text, 'pk', @pk::bigint, 'observer', @observer::text)
   AND kind <> 'weir_change';
+
+-- name: RunningJobs :many
+-- RunningJobs are those that a client runs, as far as the database knows, and those whose client has no lease (orphans).
+SELECT id, attempt, client_id, orphan
+FROM (
+    SELECT id, attempt, coalesce(attempted_by[array_upper(attempted_by, 1)], '')::text AS client_id,
+           NOT EXISTS (SELECT FROM weir.worker w WHERE w.client_id = attempted_by[array_upper(attempted_by, 1)]) AS orphan
+    FROM weir.river_job
+    WHERE state = 'running'
+) running
+WHERE orphan OR client_id = @client_id::text;
+
+-- name: RescueJobs :many
+-- RescueJobs makes running jobs available whose client has no lease, and those named, which the caller itself has lost; the
+-- latter do not count as a death. The attempt is given back. After max_deaths deaths the job is a dead letter: it
+-- may be what kills the workers; housekeeping never is. Each gets a new id, so that whatever the earlier attempt still
+-- concludes finds no such job: River does not ask who runs it. What an open transaction has locked is passed over.
+WITH rescued AS (
+    SELECT id AS old_id, attempted_by[array_upper(attempted_by, 1)] AS client_id, NOT id = ANY(@mine::bigint[]) AS died,
+           coalesce((metadata ->> 'weir_deaths')::integer, 0) + (NOT id = ANY(@mine::bigint[]))::integer AS deaths
+    FROM weir.river_job j
+    WHERE state = 'running'
+      AND (id = ANY(@mine::bigint[])
+           OR NOT EXISTS (SELECT FROM weir.worker w WHERE w.client_id = attempted_by[array_upper(attempted_by, 1)]))
+    ORDER BY id
+    LIMIT @max_rows::integer
+    FOR UPDATE OF j SKIP LOCKED
+), judged AS (
+    SELECT r.*, deaths >= @max_deaths::integer AS dead FROM rescued r
+)
+UPDATE weir.river_job
+SET id = nextval('weir.river_job_id_seq'),
+    state = (CASE WHEN dead AND kind <> 'weir_housekeeping' THEN 'cancelled' ELSE 'available' END)::weir.river_job_state,
+    finalized_at = CASE WHEN dead AND kind <> 'weir_housekeeping' THEN now() END,
+    attempt = greatest(attempt - 1, 0),
+    scheduled_at = now(),
+    metadata = metadata || jsonb_build_object('weir_deaths', deaths)
+        || CASE WHEN dead AND kind <> 'weir_housekeeping' THEN '{"weir_dead_letter": "interrupted"}'::jsonb ELSE '{}'::jsonb END,
+    errors = array_append(errors, jsonb_build_object('at', now(), 'attempt', attempt, 'trace', '', 'error',
+        CASE WHEN died THEN format('interrupted: worker %s died, hung or was cut off (%s of %s times)', judged.client_id, deaths, @max_deaths::integer)
+             ELSE format('interrupted: worker %s lost it on the way', judged.client_id) END))
+FROM judged
+WHERE id = old_id
+RETURNING id, kind, queue, river_job.state = 'cancelled' AS dead, args, coalesce(client_id, '')::text AS client_id;
+
+-- name: NotifyQueues :exec
+-- NotifyQueues tells River's clients, as an insert would, that there is something to fetch in these queues.
+SELECT pg_notify('weir.river_insert', json_build_object('queue', queue)::text)
+FROM unnest(@queues::text[]) AS queue;

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,9 +15,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
 
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/index"
+	"github.com/fraiseql/weir/internal/lease"
 	"github.com/fraiseql/weir/internal/observer"
 	"github.com/fraiseql/weir/internal/store"
 )
@@ -32,11 +35,14 @@ const (
 	// sweepEvery is how often queues that have jobs but no endpoint (any more) are looked for, and dead letters counted.
 	sweepEvery = 5 * time.Second
 	startRetry = time.Second
+	// riverRescue turns River's own rescue off: it goes by age alone, does not know who is alive, and keeps the job's id.
+	riverRescue = 10 * 365 * 24 * time.Hour
 )
 
 // Options is what a Queue needs.
 type Options struct {
 	Pool        *pgxpool.Pool
+	Lease       *lease.Lease // taken before Run
 	Index       *index.Index
 	Reader      *capture.Reader
 	Observers   *observer.Set
@@ -54,6 +60,8 @@ type Queue struct {
 	index     *index.Index
 	runner    *runner
 	client    *river.Client[pgx.Tx]
+	rescuer   *rescuer
+	lease     *lease.Lease
 	endpoints map[string]EndpointConfig
 	log       *slog.Logger
 	served    map[string]bool // queues that have a producer; the sweep's own after New
@@ -64,11 +72,16 @@ type Queue struct {
 func New(o Options) (*Queue, error) {
 	q := &Queue{
 		index: o.Index, endpoints: o.Endpoints, log: o.Logger.With("component", "jobs"), served: map[string]bool{},
+		lease: o.Lease,
 	}
 	q.set.Store(o.Observers)
 	m := newMetrics(o.Registerer)
 	m.expect(o.Observers)
 	q.runner = &runner{pool: o.Pool, index: o.Index, set: &q.set, metrics: m, log: q.log}
+
+	q.rescuer = &rescuer{
+		pool: o.Pool, lease: o.Lease, clientID: o.ClientID, attempts: newAttempts(), set: &q.set, metrics: m, log: q.log,
+	}
 
 	workers := river.NewWorkers()
 	river.AddWorker(workers, newWorker[webhookArgs](q.runner))
@@ -79,6 +92,8 @@ func New(o Options) (*Queue, error) {
 		ID: o.ClientID, Schema: Schema, Queues: q.queues(), Workers: workers, Logger: o.RiverLogger,
 		FetchCooldown: fetchCooldown, FetchOnlyKnownKinds: true,
 		JobTimeout: -1, SoftStopTimeout: o.SoftStop,
+		Middleware:           []rivertype.Middleware{q.rescuer.attempts},
+		RescueStuckJobsAfter: riverRescue,
 		// Dead letters stay until somebody acts.
 		CancelledJobRetentionPeriod: -1, DiscardedJobRetentionPeriod: -1,
 	})
@@ -103,15 +118,34 @@ func (q *Queue) queues() map[string]river.QueueConfig {
 }
 
 // Run works jobs until the context ends, then gives the running ones their time (Options.SoftStop) and loses nothing:
-// what is cut off is available again.
+// what is cut off is available again. When the lease is lost they get no time: they are somebody else's by then.
 func (q *Queue) Run(ctx context.Context) error {
 	if !q.start(ctx) {
 		return nil
 	}
 	defer q.working.Store(false)
+	var rescuing sync.WaitGroup
+	rescuing.Go(func() { q.rescuer.run(ctx) })
 	q.sweepUntil(ctx)
+	rescuing.Wait()
+	return q.stop(context.WithoutCancel(ctx))
+}
+
+func (q *Queue) stop(ctx context.Context) error {
 	q.log.Info("stopping: running deliveries get their time")
-	if err := q.client.Stop(context.WithoutCancel(ctx)); err != nil {
+	stopped := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-q.lease.Lost():
+			_ = q.client.StopAndCancel(ctx) // Stop, below, returns what there is to say
+		case <-stopped:
+		}
+	})
+	err := q.client.Stop(ctx)
+	close(stopped)
+	watching.Wait()
+	if err != nil {
 		return fmt.Errorf("stop River: %w", err)
 	}
 	return nil

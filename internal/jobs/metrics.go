@@ -30,6 +30,7 @@ type metrics struct {
 	queueWait  *prometheus.HistogramVec
 	latency    *prometheus.HistogramVec
 	alerts     *prometheus.CounterVec
+	rescued    prometheus.Counter
 	dead       *prometheus.GaugeVec
 	known      []string // observers that dead has a series for; the sweep's own
 }
@@ -58,11 +59,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		latency: histogram("weir_commit_to_delivery_seconds",
 			"Time from the commit of a change to the successful delivery.", "action_type"),
 		alerts: counter("weir_alerts_total", "Deliveries of observers with on_failure: alert that failed for good.", "observer"),
+		rescued: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_rescued_total", Help: "Running jobs that this worker gave back to the queue, since nobody ran them: those of dead workers.",
+		}),
 		dead: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_dead_letters", Help: "Dead letters that wait for somebody, by observer (empty: rows that are no events).",
 		}, []string{"observer"}),
 	}
-	reg.MustRegister(m.matches, m.condErrors, m.unmatched, m.deliveries, m.duration, m.queueWait, m.latency, m.alerts, m.dead)
+	reg.MustRegister(m.matches, m.condErrors, m.unmatched, m.deliveries, m.duration, m.queueWait, m.latency, m.alerts, m.rescued, m.dead)
 	return m
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
+	"github.com/fraiseql/weir/internal/lease"
 	"github.com/fraiseql/weir/internal/observer"
 	"github.com/fraiseql/weir/internal/sandbox"
 )
@@ -46,8 +47,17 @@ func newRig(t *testing.T, observers string) *rig {
 	check(t, err)
 	t.Cleanup(reader.Close)
 	r := &rig{t: t, pool: pool, reg: prometheus.NewRegistry()}
+	own := lease.New(lease.Options{DatabaseURL: url, ClientID: "test", Logger: slog.New(slog.DiscardHandler)})
+	check(t, own.Take(t.Context()))
+	ctx, giveBack := context.WithCancel(context.WithoutCancel(t.Context()))
+	given := make(chan error, 1)
+	go func() { given <- own.Run(ctx) }()
+	t.Cleanup(func() {
+		giveBack()
+		check(t, <-given)
+	})
 	r.q, err = New(Options{
-		Pool: pool, Index: index.New(1 << 20), Reader: reader, Observers: observerSet(t, observers), ClientID: "test",
+		Pool: pool, Lease: own, Index: index.New(1 << 20), Reader: reader, Observers: observerSet(t, observers), ClientID: "test",
 		SoftStop: time.Second, Logger: slog.New(slog.DiscardHandler), RiverLogger: slog.New(slog.DiscardHandler), Registerer: r.reg,
 	})
 	check(t, err)

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/fraiseql/weir/internal/event"
-	"github.com/fraiseql/weir/internal/jobs"
 	"github.com/fraiseql/weir/internal/store"
 )
 
@@ -275,8 +274,7 @@ func retry(ctx context.Context, tx pgx.Tx, ids []int64) ([]int64, error) {
 			queues = append(queues, row.Queue)
 		}
 	}
-	_, err = tx.Exec(ctx, `SELECT pg_notify($1, json_build_object('queue', queue)::text) FROM unnest($2::text[]) AS queue`,
-		jobs.Schema+".river_insert", queues)
+	err = store.New().NotifyQueues(ctx, tx, queues)
 	if err != nil {
 		return nil, fmt.Errorf("notify River: %w", err)
 	}

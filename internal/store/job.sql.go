@@ -290,6 +290,17 @@ func (q *Queries) ListDeadLetters(ctx context.Context, db DBTX, arg ListDeadLett
 	return items, nil
 }
 
+const notifyQueues = `-- name: NotifyQueues :exec
+SELECT pg_notify('weir.river_insert', json_build_object('queue', queue)::text)
+FROM unnest($1::text[]) AS queue
+`
+
+// NotifyQueues tells River's clients, as an insert would, that there is something to fetch in these queues.
+func (q *Queries) NotifyQueues(ctx context.Context, db DBTX, queues []string) error {
+	_, err := db.Exec(ctx, notifyQueues, queues)
+	return err
+}
+
 const queueStats = `-- name: QueueStats :many
 SELECT queue, state::text AS state, count(*) AS jobs, min(scheduled_at)::timestamptz AS oldest
 FROM weir.river_job
@@ -332,6 +343,82 @@ func (q *Queries) QueueStats(ctx context.Context, db DBTX) ([]QueueStatsRow, err
 	return items, nil
 }
 
+const rescueJobs = `-- name: RescueJobs :many
+WITH rescued AS (
+    SELECT id AS old_id, attempted_by[array_upper(attempted_by, 1)] AS client_id, NOT id = ANY($2::bigint[]) AS died,
+           coalesce((metadata ->> 'weir_deaths')::integer, 0) + (NOT id = ANY($2::bigint[]))::integer AS deaths
+    FROM weir.river_job j
+    WHERE state = 'running'
+      AND (id = ANY($2::bigint[])
+           OR NOT EXISTS (SELECT FROM weir.worker w WHERE w.client_id = attempted_by[array_upper(attempted_by, 1)]))
+    ORDER BY id
+    LIMIT $3::integer
+    FOR UPDATE OF j SKIP LOCKED
+), judged AS (
+    SELECT r.old_id, r.client_id, r.died, r.deaths, deaths >= $1::integer AS dead FROM rescued r
+)
+UPDATE weir.river_job
+SET id = nextval('weir.river_job_id_seq'),
+    state = (CASE WHEN dead AND kind <> 'weir_housekeeping' THEN 'cancelled' ELSE 'available' END)::weir.river_job_state,
+    finalized_at = CASE WHEN dead AND kind <> 'weir_housekeeping' THEN now() END,
+    attempt = greatest(attempt - 1, 0),
+    scheduled_at = now(),
+    metadata = metadata || jsonb_build_object('weir_deaths', deaths)
+        || CASE WHEN dead AND kind <> 'weir_housekeeping' THEN '{"weir_dead_letter": "interrupted"}'::jsonb ELSE '{}'::jsonb END,
+    errors = array_append(errors, jsonb_build_object('at', now(), 'attempt', attempt, 'trace', '', 'error',
+        CASE WHEN died THEN format('interrupted: worker %s died, hung or was cut off (%s of %s times)', judged.client_id, deaths, $1::integer)
+             ELSE format('interrupted: worker %s lost it on the way', judged.client_id) END))
+FROM judged
+WHERE id = old_id
+RETURNING id, kind, queue, river_job.state = 'cancelled' AS dead, args, coalesce(client_id, '')::text AS client_id
+`
+
+type RescueJobsParams struct {
+	MaxDeaths int32
+	Mine      []int64
+	MaxRows   int32
+}
+
+type RescueJobsRow struct {
+	ID       int64
+	Kind     string
+	Queue    string
+	Dead     bool
+	Args     []byte
+	ClientID string
+}
+
+// RescueJobs makes running jobs available whose client has no lease, and those named, which the caller itself has lost; the
+// latter do not count as a death. The attempt is given back. After max_deaths deaths the job is a dead letter: it
+// may be what kills the workers; housekeeping never is. Each gets a new id, so that whatever the earlier attempt still
+// concludes finds no such job: River does not ask who runs it. What an open transaction has locked is passed over.
+func (q *Queries) RescueJobs(ctx context.Context, db DBTX, arg RescueJobsParams) ([]RescueJobsRow, error) {
+	rows, err := db.Query(ctx, rescueJobs, arg.MaxDeaths, arg.Mine, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []RescueJobsRow{}
+	for rows.Next() {
+		var i RescueJobsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Kind,
+			&i.Queue,
+			&i.Dead,
+			&i.Args,
+			&i.ClientID,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const retryDeadLetters = `-- name: RetryDeadLetters :many
 UPDATE weir.river_job
 SET state = 'available', attempt = 0, finalized_at = NULL, scheduled_at = now(),
@@ -359,6 +446,50 @@ func (q *Queries) RetryDeadLetters(ctx context.Context, db DBTX, ids []int64) ([
 	for rows.Next() {
 		var i RetryDeadLettersRow
 		if err := rows.Scan(&i.ID, &i.Queue); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const runningJobs = `-- name: RunningJobs :many
+SELECT id, attempt, client_id, orphan
+FROM (
+    SELECT id, attempt, coalesce(attempted_by[array_upper(attempted_by, 1)], '')::text AS client_id,
+           NOT EXISTS (SELECT FROM weir.worker w WHERE w.client_id = attempted_by[array_upper(attempted_by, 1)]) AS orphan
+    FROM weir.river_job
+    WHERE state = 'running'
+) running
+WHERE orphan OR client_id = $1::text
+`
+
+type RunningJobsRow struct {
+	ID       int64
+	Attempt  int16
+	ClientID string
+	Orphan   bool
+}
+
+// RunningJobs are those that a client runs, as far as the database knows, and those whose client has no lease (orphans).
+func (q *Queries) RunningJobs(ctx context.Context, db DBTX, clientID string) ([]RunningJobsRow, error) {
+	rows, err := db.Query(ctx, runningJobs, clientID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []RunningJobsRow{}
+	for rows.Next() {
+		var i RunningJobsRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Attempt,
+			&i.ClientID,
+			&i.Orphan,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -16,16 +15,6 @@ import (
 
 // full says that the long forms of the crash tests run (make chaos).
 func full() bool { return os.Getenv("WEIR_CHAOS") == "full" }
-
-func buildWorker(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "worker")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/fraiseql/weir/cmd/worker").CombinedOutput()
-	if err != nil {
-		t.Fatalf("build the worker: %v\n%s", err, out)
-	}
-	return binary
-}
 
 const crashConfig = `
 http: {listen: ""}
@@ -58,7 +47,7 @@ func TestCrash(t *testing.T) {
 	}
 	r := rigOn(t, databaseURL)
 	config := r.writeCrash()
-	w := &victim{r: r, binary: buildWorker(t), config: config}
+	w := &victim{r: r, binary: workerBinary(t), config: config}
 	w.start()
 	r.await("the slot", func() bool { return r.one("SELECT count(*)::text FROM weir.checkpoint") == "1" })
 

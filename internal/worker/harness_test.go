@@ -27,7 +27,11 @@ import (
 
 var postgres sandbox.Suite
 
-func TestMain(m *testing.M) { os.Exit(postgres.Main(m).Run()) }
+func TestMain(m *testing.M) {
+	code := postgres.Main(m).Run()
+	_ = os.RemoveAll(builtWorker.dir)
+	os.Exit(code)
+}
 
 // rig is a migrated database, with workers on it on demand.
 type rig struct {

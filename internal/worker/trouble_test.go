@@ -264,17 +264,3 @@ func TestBadRowThatIsRefused(t *testing.T) {
 		t.Errorf("reason %s", got)
 	}
 }
-
-// A delivery that a killed worker was running is not lost: River finds it after an hour.
-func TestDeliveriesOfAKilledWorkerAreRescued(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	rc := newReceiver(t, nil)
-	run := r.started(hook(rc.URL, ""))
-	r.order(`{}`)
-	r.await("the delivery", func() bool { return r.jobs("state = 'completed'") == "1" })
-	run.stop(t)
-	r.exec(`UPDATE weir.river_job SET state = 'running', finalized_at = NULL, attempted_at = now() - interval '61 min'`)
-	r.started(hook(rc.URL, ""))
-	r.await("the delivery again", func() bool { return len(rc.seen()) == 2 && r.jobs("state = 'completed'") == "1" })
-}

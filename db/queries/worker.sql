@@ -1,0 +1,24 @@
+-- name: TakeLease :one
+-- TakeLease announces a worker. The id is fresh: a row of it is that of a call whose answer was lost.
+INSERT INTO weir.worker (client_id, hostname, pid, version, config_loaded_at, config_error, started_at, seen_at)
+VALUES (@client_id, @hostname, @pid, @version, @config_loaded_at, @config_error, clock_timestamp(), clock_timestamp())
+ON CONFLICT (client_id) DO UPDATE SET seen_at = excluded.seen_at
+RETURNING seen_at;
+
+-- name: RenewLease :one
+-- RenewLease returns pgx.ErrNoRows when the worker has been declared dead.
+UPDATE weir.worker
+SET seen_at = clock_timestamp(), config_loaded_at = @config_loaded_at, config_error = @config_error
+WHERE client_id = @client_id
+RETURNING seen_at;
+
+-- name: ReleaseLease :exec
+DELETE FROM weir.worker WHERE client_id = @client_id;
+
+-- name: BuryWorkers :many
+-- BuryWorkers declares dead whose lease has run out. A renewal that is under way decides: the row's lock lets one of the
+-- two be first, and the other sees what it did. A lease from the future is one from before the clock was set back.
+DELETE FROM weir.worker
+WHERE client_id <> @me
+  AND seen_at NOT BETWEEN clock_timestamp() - @expiry::interval AND clock_timestamp() + @expiry::interval
+RETURNING client_id, hostname, pid, seen_at;

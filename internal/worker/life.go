@@ -1,0 +1,276 @@
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fraiseql/weir/db/migrations"
+	"github.com/fraiseql/weir/internal/action"
+	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/config"
+	"github.com/fraiseql/weir/internal/index"
+	"github.com/fraiseql/weir/internal/jobs"
+	"github.com/fraiseql/weir/internal/lease"
+	"github.com/fraiseql/weir/internal/observer"
+	"github.com/fraiseql/weir/internal/outbound"
+	"github.com/fraiseql/weir/internal/store"
+)
+
+// life is what a worker does under one client id: until it is stopped, or declared dead. Then nothing of it may go on, and
+// a worker that is not stopped begins another life, as a restarted process would.
+type life struct {
+	cfg        *config.Config
+	opts       Options
+	log        *slog.Logger
+	clientID   string
+	registerer prometheus.Registerer
+	health     *health
+
+	lease  *lease.Lease
+	pool   *pgxpool.Pool
+	stream *capture.Stream
+	queue  *jobs.Queue
+}
+
+// live lives one life. It returns lease.ErrLost when others have declared it dead.
+func (w *Worker) live(ctx context.Context) (err error) {
+	var undo cleanup
+	defer func() { err = errors.Join(err, undo.run()) }()
+	metrics := &registrations{Registerer: w.registry}
+	undo.add("unregister metrics", metrics.undo)
+	l := &life{
+		cfg: w.cfg, opts: w.opts, log: w.log, clientID: newClientID(), registerer: metrics, health: &w.health,
+	}
+	l.lease = lease.New(lease.Options{
+		DatabaseURL: l.cfg.Database.URL.Value(), ClientID: l.clientID, Version: l.opts.Version, Logger: l.log,
+	})
+	if err := l.assemble(ctx, &undo); err != nil {
+		return err
+	}
+	if err := l.awaitDatabase(ctx); err != nil {
+		return err
+	}
+	undo.add("give the lease back", l.hold(ctx))
+	return l.run(ctx)
+}
+
+func (l *life) run(ctx context.Context) error {
+	l.health.set(l.stream, l.queue)
+	l.log.Info("worker started", "version", l.opts.Version, "client_id", l.clientID,
+		"observers", len(l.cfg.Observers), "installation", l.cfg.Installation)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return l.stream.Run(ctx) })
+	group.Go(func() error { return l.deliver(ctx) })
+	group.Go(func() error { return l.keepPartitions(ctx) })
+	group.Go(func() error {
+		select {
+		case <-l.lease.Lost():
+			return lease.ErrLost
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return group.Wait()
+}
+
+// hold renews the lease until it is given back. It outlasts the rooms: what they still do while they stop is done under it.
+func (l *life) hold(ctx context.Context) (giveBack func() error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- l.lease.Run(ctx) }()
+	return func() error {
+		cancel()
+		<-ended // lost or not, it is over
+		return nil
+	}
+}
+
+// newClientID is fresh at each start: a restarted worker is not the one that died. It fits PostgreSQL's 63 bytes for
+// application_name.
+func newClientID() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "worker"
+	}
+	var random [4]byte
+	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
+	return fmt.Sprintf("%.36s-%d-%s", host, os.Getpid(), hex.EncodeToString(random[:]))
+}
+
+// assemble makes the rooms' objects. Nothing is connected yet and nothing runs.
+func (l *life) assemble(ctx context.Context, undo *cleanup) error {
+	pool, err := l.connect(ctx)
+	if err != nil {
+		return err
+	}
+	undo.add("close the database pool", func() error { pool.Close(); return nil })
+	l.pool = pool
+	client := outbound.New(l.cfg.Outbound)
+	undo.add("close outbound connections", func() error { client.CloseIdleConnections(); return nil })
+	observers, err := observer.New(l.cfg.Observers, action.Deps{HTTP: client, Logger: l.log})
+	if err != nil {
+		return err
+	}
+	reader, err := capture.NewReader(ctx, l.cfg.Source.URL.Value(), l.clientID, l.cfg.Source.Config)
+	if err != nil {
+		return err
+	}
+	undo.add("close the change log's reader", func() error { reader.Close(); return nil })
+	history := index.New(eventCache)
+	l.queue, err = jobs.New(jobs.Options{
+		Pool: l.pool, Lease: l.lease, Index: history, Reader: reader, Observers: observers, Endpoints: l.cfg.Endpoints,
+		ClientID: l.clientID, SoftStop: l.cfg.ShutdownTimeout.Std(), Logger: l.log,
+		RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
+	})
+	if err != nil {
+		return err
+	}
+	l.stream = capture.New(l.cfg.Source.Config, capture.Options{
+		SourceURL: l.cfg.Source.URL.Value(), DatabaseURL: l.cfg.Database.URL.Value(), Installation: l.cfg.Installation,
+		ClientID: l.clientID, Sink: sink{history, l.queue}, Logger: l.log, Registerer: l.registerer,
+	})
+	return nil
+}
+
+// deliver works jobs, but not before the source is known to be the checkpoint's: a copy must send nothing.
+func (l *life) deliver(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-l.stream.Verified():
+		return capture.Denied(l.queue.Run(ctx), l.pool.Config().ConnConfig.User)
+	}
+}
+
+// connect makes the pool, which connects later.
+func (l *life) connect(ctx context.Context) (*pgxpool.Pool, error) {
+	url := l.cfg.Database.URL.Value()
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("database.url: %w", err)
+	}
+	if !strings.Contains(url, "pool_max_conns") {
+		cfg.MaxConns = poolConns
+	}
+	cfg.ConnConfig.RuntimeParams["application_name"] = "weir:" + l.clientID
+	cfg.ConnConfig.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
+	// A worker that was stopped for a while must not fetch, or conclude, what others have taken over meanwhile.
+	cfg.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return true, l.lease.Check() }
+	return pgxpool.NewWithConfig(ctx, cfg)
+}
+
+// awaitDatabase waits until the database answers, checks that it is migrated, and takes the lease.
+func (l *life) awaitDatabase(ctx context.Context) error {
+	logged := ""
+	for {
+		err := l.prepareDatabase(ctx)
+		var setup *capture.SetupError
+		if err == nil || errors.As(err, &setup) {
+			return err
+		}
+		if err.Error() != logged {
+			l.log.Warn("database not ready, waiting for it", "error", err)
+			logged = err.Error()
+		}
+		l.health.waiting(err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retryDatabase):
+		}
+	}
+}
+
+func (l *life) prepareDatabase(ctx context.Context) error {
+	version, err := store.New().SchemaVersion(ctx, l.pool)
+	if capture.NotMigrated(err) || (err == nil && version < migrations.Version) {
+		return &capture.SetupError{
+			Problem: fmt.Sprintf("the database is at schema version %d, this worker needs %d", version, migrations.Version),
+			Hint:    "weir migrate up",
+		}
+	}
+	if err != nil {
+		return capture.Denied(err, l.pool.Config().ConnConfig.User)
+	}
+	if err := l.checkEncoding(ctx); err != nil {
+		return err
+	}
+	return capture.Denied(l.lease.Take(ctx), l.pool.Config().ConnConfig.User)
+}
+
+// checkEncoding refuses a database that cannot hold every text: a job whose receiver answers with a character that it
+// lacks could never be completed, and would be delivered again and again. The source may have any encoding.
+func (l *life) checkEncoding(ctx context.Context) error {
+	var encoding string
+	if err := l.pool.QueryRow(ctx, "SELECT current_setting('server_encoding')").Scan(&encoding); err != nil {
+		return err
+	}
+	if encoding == "UTF8" {
+		return nil
+	}
+	return &capture.SetupError{
+		Problem: fmt.Sprintf("the database of database.url has encoding %s, which cannot hold every receiver's answer", encoding),
+		Hint: "CREATE DATABASE weir ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'; let database.url name it and source.url " +
+			"this one, then weir migrate up",
+	}
+}
+
+func (l *life) ensurePartitions(ctx context.Context) error {
+	today := time.Now().UTC().Truncate(24 * time.Hour)
+	_, err := store.New().EnsurePartitions(ctx, l.pool, store.EnsurePartitionsParams{
+		First: today.AddDate(0, 0, -1), Last: today.AddDate(0, 0, partitionDays),
+	})
+	if err != nil {
+		return fmt.Errorf("make partitions: %w", err)
+	}
+	return nil
+}
+
+// keepPartitions makes partitions ahead of time. Nothing waits for it: events of a day that has none go to the default
+// partition, and are moved when it is made.
+func (l *life) keepPartitions(ctx context.Context) error {
+	for {
+		wait := partitionEvery
+		if err := l.ensurePartitions(ctx); err != nil && ctx.Err() == nil {
+			wait = partitionAgain
+			l.log.Warn("partitions not made, trying again later; that takes the role that owns schema weir, or a member of it",
+				"error", err, "again_in", wait)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// registrations remembers what was registered, so that it can be taken back.
+type registrations struct {
+	prometheus.Registerer
+	made []prometheus.Collector
+}
+
+// MustRegister is the Registerer's.
+func (r *registrations) MustRegister(cs ...prometheus.Collector) {
+	r.Registerer.MustRegister(cs...)
+	r.made = append(r.made, cs...)
+}
+
+func (r *registrations) undo() error {
+	for _, c := range r.made {
+		r.Unregister(c)
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+package worker_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/fraiseql/weir/internal/sandbox"
+)
+
+// builtWorker is the worker's binary, built once for all tests.
+var builtWorker struct {
+	once sync.Once
+	dir  string // removed by TestMain
+	err  error
+}
+
+func workerBinary(t *testing.T) string {
+	t.Helper()
+	b := &builtWorker
+	b.once.Do(func() {
+		if b.dir, b.err = os.MkdirTemp("", "weir-worker-"); b.err != nil {
+			return
+		}
+		var out []byte
+		build := exec.CommandContext(context.WithoutCancel(t.Context()), "go", "build", "-o", b.dir, "github.com/fraiseql/weir/cmd/worker")
+		if out, b.err = build.CombinedOutput(); b.err != nil {
+			b.err = fmt.Errorf("build the worker: %w\n%s", b.err, out)
+		}
+	})
+	if b.err != nil {
+		t.Fatal(b.err)
+	}
+	return filepath.Join(b.dir, "worker")
+}
+
+// process is a worker in a process of its own.
+type process struct {
+	*sandbox.Process
+	r   *rig
+	log *syncBuffer
+}
+
+type syncBuffer struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// spawn starts a worker and waits until it reads the stream or stands by. It is killed when the test ends.
+func (r *rig) spawn(t *testing.T, config string) *process {
+	t.Helper()
+	p := &process{r: r, log: &syncBuffer{}}
+	proc, err := sandbox.StartProcess(context.WithoutCancel(t.Context()), workerBinary(t), []string{"--config", config}, os.Environ(), p.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Process = proc
+	t.Cleanup(func() {
+		_ = proc.Signal(syscall.SIGCONT)
+		if err := proc.Kill(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("worker %d:\n%s", proc.PID(), p.log)
+		}
+	})
+	r.await("the worker", func() bool {
+		select {
+		case <-proc.Exited():
+			t.Fatalf("the worker ended:\n%s", p.log)
+		default:
+		}
+		return strings.Contains(p.log.String(), "reading the stream") || strings.Contains(p.log.String(), "standing by")
+	})
+	return p
+}
+
+func (p *process) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := p.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var (
+	addressInLog = regexp.MustCompile(`address=(\S+)`)
+	clientInLog  = regexp.MustCompile(`msg="worker started".* client_id=(\S+)`)
+)
+
+// clientID is that of the life that the worker began last.
+func (p *process) clientID() string {
+	all := clientInLog.FindAllStringSubmatch(p.log.String(), -1)
+	return all[len(all)-1][1]
+}
+
+// metric is the sum of the series of a metric, as the worker serves it.
+func (p *process) metric(t *testing.T, name string) float64 {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
+		"http://"+addressInLog.FindStringSubmatch(p.log.String())[1]+"/metrics", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for _, m := range regexp.MustCompile(`(?m)^`+name+`(?:\{[^}]*\})? (\S+)$`).FindAllStringSubmatch(string(body), -1) {
+		v, err := strconv.ParseFloat(m[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += v
+	}
+	return sum
+}
