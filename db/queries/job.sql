@@ -132,3 +132,10 @@ RETURNING id, kind, queue, river_job.state = 'cancelled' AS dead, args, coalesce
 -- NotifyQueues tells River's clients, as an insert would, that there is something to fetch in these queues.
 SELECT pg_notify('weir.river_insert', json_build_object('queue', queue)::text)
 FROM unnest(@queues::text[]) AS queue;
+
+-- name: LockRunningJob :one
+-- LockRunningJob returns pgx.ErrNoRows when the job has been given to somebody else: under another id.
+SELECT id
+FROM weir.river_job
+WHERE id = @id AND state = 'running'
+FOR UPDATE;

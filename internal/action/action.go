@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/outbound"
@@ -26,7 +27,7 @@ type Action interface {
 
 	// Name is unique in the observer.
 	Name() string
-	// Type is the type's name in weir.yaml: "webhook", "log".
+	// Type is the type's name in weir.yaml: "webhook", "database", "log".
 	Type() string
 	// Endpoint names the place where the action goes, see Config.Endpoint.
 	Endpoint() string
@@ -49,6 +50,11 @@ type Call struct {
 	DeliveryID uuid.UUID
 	// Attempt counts from 1.
 	Attempt int
+	// CompleteTx runs work in a transaction of the database, and completes the delivery with the Outcome that it returns in
+	// the same transaction. Its error means that neither has happened, or that nobody knows because the COMMIT's answer was
+	// lost; a delivery that was completed is not attempted again. Work runs at most once, and not at all when the delivery
+	// is no longer this attempt's.
+	CompleteTx func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error
 }
 
 // Deps is what actions need at run time.

@@ -31,13 +31,15 @@ type spec interface {
 }
 
 // Types lists the types of actions that weir.yaml accepts.
-func Types() []string { return []string{"webhook", "log"} }
+func Types() []string { return []string{"webhook", databaseType, "log"} }
 
 // newSpec returns an empty struct of the type, nil for an unknown one.
 func newSpec(kind string) spec {
 	switch kind {
 	case "webhook":
 		return &Webhook{}
+	case databaseType:
+		return &Database{}
 	case "log":
 		return &Log{}
 	default:

@@ -50,6 +50,8 @@ func TestEndpoint(t *testing.T) {
 		"{type: webhook, url: https://erp.example.org, endpoint: \"a.test:80\"}": "a.test:80",
 		"{type: webhook, url_env: SHORT_URL}":                                    "hooks.example.org",
 		"{type: log}":                                                            "log",
+		"{type: database, function_name: a.f}":                                   "database",
+		"{type: database, function_name: a.f, endpoint: slow}":                   "slow",
 	} {
 		if got := mustDecode(t, text).Endpoint(); got != want {
 			t.Errorf("%s: got %q, want %q", text, got, want)
@@ -63,8 +65,8 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 	const url = "  - type: webhook\n    url: https://a.test\n"
 	tests := map[string]struct{ text, at, say string }{
 		"no mapping":            {"  - webhook\n", "[2:5]", "expected an action"},
-		"no type":               {"  - name: a\n    url: https://a.test\n", "[2:5]", "no type: add one of webhook, log"},
-		"unknown type":          {"  - name: a\n    type: webhok\n", "[3:11]", `"webhok" is no type of action: expected one of webhook, log`},
+		"no type":               {"  - name: a\n    url: https://a.test\n", "[2:5]", "no type: add one of webhook, database, log"},
+		"unknown type":          {"  - name: a\n    type: webhok\n", "[3:11]", `"webhok" is no type of action: expected one of webhook, database, log`},
 		"null type":             {"  - name: a\n    type:\n", "[2:5]", "no type"},
 		"unknown key":           {url + "    methd: PUT\n", "[4:5]", `unknown key "methd" in a webhook action: expected one of body_template, cloudevents, endpoint`},
 		"another type's key":    {"  - type: log\n    url: https://a.test\n", "[3:5]", `unknown key "url" in a log action`},
@@ -104,6 +106,11 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 		"unset secret":          {url + "    signing_secrets_env: [ERP_SECRET, UNSET]\n", "[4:39]", "UNSET is not set"},
 		"bad secret":            {url + "    signing_secret_env: BAD_WHSEC\n", "[4:25]", "$BAD_WHSEC: what follows whsec_ is not base64"},
 		"level":                 {"  - type: log\n    level: warning\n", "[3:12]", `"warning" is no level`},
+		"no function":           {"  - type: database\n", "[2:5]", "database needs function_name"},
+		"a call":                {"  - type: database\n    function_name: app.f(1)\n", "[3:20]", `"app.f(1)" is no function`},
+		"no schema":             {"  - type: database\n    function_name: f\n", "[3:20]", `"f" is no function`},
+		"odd number":            {"  - type: database\n    function_name: a.f\n    params: {n: 0x1F}\n", "[4:17]", "0x1F is no number in JSON"},
+		"infinity":              {"  - type: database\n    function_name: a.f\n    params: [.inf]\n", "[4:14]", "put quotes round it"},
 		"flow":                  {"  - {type: webhook}\n", "[2:5]", "webhook needs url or url_env"},
 	}
 	for name, tt := range tests {

@@ -23,6 +23,8 @@ var descriptions = map[string]string{
 	"signing_secret":      "The secret itself. Better: signing_secret_env.",
 	"cloudevents":         "Send a CloudEvent 1.0. Default: off.",
 	"final_statuses":      "Statuses that are not retried, in place of the default list and the redirects.",
+	"function_name":       "Schema and name of a function in database.url that takes one jsonb, as PostgreSQL stores them.",
+	"params":              "A value of any shape that the function gets beside the event.",
 	"level":               "Default: info.",
 	"message_template":    "The line's message, a template. Default: event.",
 }

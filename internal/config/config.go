@@ -142,7 +142,7 @@ func (c *Config) fillIn() {
 	}
 	c.Source.Config = c.Source.Config.WithDefaults()
 	for name, e := range c.Endpoints {
-		c.Endpoints[name] = e.WithDefaults()
+		c.Endpoints[name] = e.WithDefaults(name)
 	}
 	for name, o := range c.Observers {
 		c.Observers[name] = o.WithDefaults()

@@ -42,12 +42,16 @@ func (a Args) args() Args { return a }
 
 // One type of arguments for each type of action: River tells jobs apart by kind.
 type (
-	webhookArgs struct{ Args }
-	logArgs     struct{ Args }
+	webhookArgs  struct{ Args }
+	databaseArgs struct{ Args }
+	logArgs      struct{ Args }
 )
 
 // Kind is River's name for the type.
 func (webhookArgs) Kind() string { return "weir_webhook" }
+
+// Kind is River's name for the type.
+func (databaseArgs) Kind() string { return "weir_database" }
 
 // Kind is River's name for the type.
 func (logArgs) Kind() string { return "weir_log" }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/event"
@@ -42,7 +41,7 @@ func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) err
 	case c.Reason != "":
 		return w.bury(ctx, job, "bad_row", errors.New(c.Reason))
 	}
-	err = w.complete(ctx, job, func(tx pgx.Tx) error {
+	err = completeTx(ctx, w.queue.runner.pool, job.JobRow, func(ctx context.Context, tx pgx.Tx) error {
 		if err := w.queue.index.Record(ctx, tx, []*event.Event{&c.Event}); err != nil {
 			return err
 		}
@@ -76,7 +75,7 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 			return w.bury(ctx, job, "condition", errors.New(again.Reason))
 		}
 	}
-	return w.complete(ctx, job, func(tx pgx.Tx) error {
+	return completeTx(ctx, w.queue.runner.pool, job.JobRow, func(ctx context.Context, tx pgx.Tx) error {
 		// A click on Retry in River UI works a completed job again. There is one job for a delivery, also then.
 		made, err := store.New().DeliveriesOf(ctx, tx, store.DeliveriesOfParams{
 			EventID: job.Args.EventID.String(), PK: job.Args.PK, Observer: job.Args.Observer,
@@ -85,23 +84,6 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 			return err
 		}
 		return w.queue.insert(ctx, tx, params)
-	})
-}
-
-// complete does the work in the transaction that completes the job. Who does not find the job running in there has
-// lost it to somebody else, and must not do the work again.
-func (w *changeWorker) complete(ctx context.Context, job *river.Job[changeArgs], work func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, w.queue.runner.pool, func(tx pgx.Tx) error {
-		var running bool
-		err := tx.QueryRow(ctx, `SELECT true FROM weir.river_job WHERE id = $1 AND state = 'running' FOR UPDATE`, job.ID).Scan(&running)
-		if err != nil {
-			return fmt.Errorf("the job is no longer this attempt's: %w", err)
-		}
-		if err := work(tx); err != nil {
-			return err
-		}
-		_, err = river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, job)
-		return err
 	})
 }
 

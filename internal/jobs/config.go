@@ -5,12 +5,17 @@ import "cmp"
 // EndpointConfig is one entry of `endpoints:` in weir.yaml: settings of a place, for all actions that go there. The
 // key is host[:port], or the name that an action gives.
 type EndpointConfig struct {
-	// Concurrency is how many deliveries to the endpoint run at once in each worker process. Default: 50.
+	// Concurrency is how many deliveries to the endpoint run at once in each worker process. Default: 50; for the
+	// endpoint database 10, since each takes a connection.
 	Concurrency int `yaml:"concurrency,omitempty" jsonschema:"minimum=1,maximum=10000"`
 }
 
-// WithDefaults fills in what is not set.
-func (c EndpointConfig) WithDefaults() EndpointConfig {
-	c.Concurrency = cmp.Or(c.Concurrency, 50)
+// WithDefaults fills in what is not set, for the endpoint of this name.
+func (c EndpointConfig) WithDefaults(endpoint string) EndpointConfig {
+	concurrency := 50
+	if endpoint == "database" {
+		concurrency = 10 // PostgreSQL has 100 connections unless told otherwise, for everybody
+	}
+	c.Concurrency = cmp.Or(c.Concurrency, concurrency)
 	return c
 }

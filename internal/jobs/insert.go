@@ -82,6 +82,8 @@ func typedArgs(actionType string, a Args) river.JobArgs {
 	switch actionType {
 	case "webhook":
 		return webhookArgs{a}
+	case "database":
+		return databaseArgs{a}
 	case "log":
 		return logArgs{a}
 	default:

@@ -42,7 +42,8 @@ const (
 // Options is what a Queue needs.
 type Options struct {
 	Pool        *pgxpool.Pool
-	Lease       *lease.Lease // taken before Run
+	Functions   *pgxpool.Pool // for actions that run in the database: one connection for each that runs
+	Lease       *lease.Lease  // taken before Run
 	Index       *index.Index
 	Reader      *capture.Reader
 	Observers   *observer.Set
@@ -77,7 +78,7 @@ func New(o Options) (*Queue, error) {
 	q.set.Store(o.Observers)
 	m := newMetrics(o.Registerer)
 	m.expect(o.Observers)
-	q.runner = &runner{pool: o.Pool, index: o.Index, set: &q.set, metrics: m, log: q.log}
+	q.runner = &runner{pool: o.Pool, functions: o.Functions, index: o.Index, set: &q.set, metrics: m, log: q.log}
 
 	q.rescuer = &rescuer{
 		pool: o.Pool, lease: o.Lease, clientID: o.ClientID, attempts: newAttempts(), set: &q.set, metrics: m, log: q.log,
@@ -85,6 +86,7 @@ func New(o Options) (*Queue, error) {
 
 	workers := river.NewWorkers()
 	river.AddWorker(workers, newWorker[webhookArgs](q.runner))
+	river.AddWorker(workers, newWorker[databaseArgs](q.runner))
 	river.AddWorker(workers, newWorker[logArgs](q.runner))
 	river.AddWorker(workers, &changeWorker{queue: q, reader: o.Reader})
 
@@ -108,8 +110,7 @@ func New(o Options) (*Queue, error) {
 func (q *Queue) queues() map[string]river.QueueConfig {
 	queues := map[string]river.QueueConfig{queueChange: {MaxWorkers: changeWorkers}}
 	for _, endpoint := range q.set.Load().Endpoints() {
-		c := q.endpoints[endpoint].WithDefaults()
-		queues[QueueName(endpoint)] = river.QueueConfig{MaxWorkers: c.Concurrency}
+		queues[QueueName(endpoint)] = river.QueueConfig{MaxWorkers: q.endpoints[endpoint].WithDefaults(endpoint).Concurrency}
 	}
 	for name := range queues {
 		q.served[name] = true
@@ -200,7 +201,8 @@ func (q *Queue) sweep(ctx context.Context) error {
 			continue
 		}
 		q.log.Info("working off a queue that has no endpoint any more", "queue", name)
-		if err := q.client.Queues().Add(name, river.QueueConfig{MaxWorkers: EndpointConfig{}.WithDefaults().Concurrency}); err != nil {
+		c := EndpointConfig{}.WithDefaults(name)
+		if err := q.client.Queues().Add(name, river.QueueConfig{MaxWorkers: c.Concurrency}); err != nil {
 			return fmt.Errorf("add queue %s: %w", name, err)
 		}
 		q.served[name] = true

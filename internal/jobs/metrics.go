@@ -60,13 +60,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"Time from the commit of a change to the successful delivery.", "action_type"),
 		alerts: counter("weir_alerts_total", "Deliveries of observers with on_failure: alert that failed for good.", "observer"),
 		rescued: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "weir_rescued_total", Help: "Running jobs that this worker gave back to the queue, since nobody ran them: those of dead workers.",
+			Name: "weir_rescued_total",
+			Help: "Running jobs that this worker gave back to the queue, since nobody ran them: those of dead workers.",
 		}),
 		dead: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_dead_letters", Help: "Dead letters that wait for somebody, by observer (empty: rows that are no events).",
 		}, []string{"observer"}),
 	}
-	reg.MustRegister(m.matches, m.condErrors, m.unmatched, m.deliveries, m.duration, m.queueWait, m.latency, m.alerts, m.rescued, m.dead)
+	reg.MustRegister(m.matches, m.condErrors, m.unmatched, m.deliveries, m.duration, m.queueWait, m.latency, m.alerts,
+		m.rescued, m.dead)
 	return m
 }
 

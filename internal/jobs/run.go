@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
@@ -36,11 +37,12 @@ const (
 
 // runner works deliveries. What differs from one type of action to the next is in the action.
 type runner struct {
-	pool    *pgxpool.Pool
-	index   *index.Index
-	set     *atomic.Pointer[observer.Set]
-	metrics *metrics
-	log     *slog.Logger
+	pool      *pgxpool.Pool
+	functions *pgxpool.Pool
+	index     *index.Index
+	set       *atomic.Pointer[observer.Set]
+	metrics   *metrics
+	log       *slog.Logger
 }
 
 // delivery is one attempt on its way through the chain.
@@ -119,7 +121,7 @@ func (r *runner) judge(ctx context.Context, d *delivery, err error) (how string,
 		r.metrics.latency.WithLabelValues(d.bound.Action.Type()).
 			Observe(seconds(time.Since(time.Time(d.rec.Event.CommitTime))))
 		return delivered, nil
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+	case errors.Is(err, errNotOurs), ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return stopped, err // River makes the job available again, at no attempt
 	case failure.Class == action.ClassLater && r.waitsFree(ctx, d):
 		r.log.Info("the receiver asks for a pause", append(d.attrs(), "error", failure.Error(), "pause", failure.After)...)
@@ -213,6 +215,9 @@ func (r *runner) act(ctx context.Context, d *delivery) (err error) {
 	out, err := d.bound.Action.Do(ctx, action.Call{
 		Event: d.rec.Event, Payload: d.rec.Payload, Env: rule.NewEnv(d.rec.Event),
 		Observer: d.args.Observer, Action: d.args.Action, DeliveryID: d.args.DeliveryID(), Attempt: d.job.Attempt,
+		CompleteTx: func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error {
+			return r.completeTx(ctx, d, work)
+		},
 	})
 	d.out = out
 	return err

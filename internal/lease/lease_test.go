@@ -38,7 +38,9 @@ func hold(t *testing.T, databaseURL, clientID string) *holder {
 	go func() { h.ended <- h.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		<-h.ended
+		if err := <-h.ended; err != nil {
+			t.Error(err)
+		}
 	})
 	return h
 }

@@ -290,6 +290,21 @@ func (q *Queries) ListDeadLetters(ctx context.Context, db DBTX, arg ListDeadLett
 	return items, nil
 }
 
+const lockRunningJob = `-- name: LockRunningJob :one
+SELECT id
+FROM weir.river_job
+WHERE id = $1 AND state = 'running'
+FOR UPDATE
+`
+
+// LockRunningJob returns pgx.ErrNoRows when the job has been given to somebody else: under another id.
+func (q *Queries) LockRunningJob(ctx context.Context, db DBTX, id int64) (int64, error) {
+	row := db.QueryRow(ctx, lockRunningJob, id)
+	var id_2 int64
+	err := row.Scan(&id_2)
+	return id_2, err
+}
+
 const notifyQueues = `-- name: NotifyQueues :exec
 SELECT pg_notify('weir.river_insert', json_build_object('queue', queue)::text)
 FROM unnest($1::text[]) AS queue

@@ -88,11 +88,14 @@ func (l *life) run(ctx context.Context) error {
 // hold renews the lease until it is given back. It outlasts the rooms: what they still do while they stop is done under it.
 func (l *life) hold(ctx context.Context) (giveBack func() error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
-	go func() { ended <- l.lease.Run(ctx) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = l.lease.Run(ctx) // who is to know that it was lost has Lost
+	}()
 	return func() error {
 		cancel()
-		<-ended // lost or not, it is over
+		<-ended
 		return nil
 	}
 }
@@ -111,12 +114,17 @@ func newClientID() string {
 
 // assemble makes the rooms' objects. Nothing is connected yet and nothing runs.
 func (l *life) assemble(ctx context.Context, undo *cleanup) error {
-	pool, err := l.connect(ctx)
+	pool, err := l.connect(ctx, poolConns)
 	if err != nil {
 		return err
 	}
 	undo.add("close the database pool", func() error { pool.Close(); return nil })
 	l.pool = pool
+	functions, err := l.connect(ctx, functionConns)
+	if err != nil {
+		return err
+	}
+	undo.add("close the pool for functions", func() error { functions.Close(); return nil })
 	client := outbound.New(l.cfg.Outbound)
 	undo.add("close outbound connections", func() error { client.CloseIdleConnections(); return nil })
 	observers, err := observer.New(l.cfg.Observers, action.Deps{HTTP: client, Logger: l.log})
@@ -130,8 +138,8 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 	undo.add("close the change log's reader", func() error { reader.Close(); return nil })
 	history := index.New(eventCache)
 	l.queue, err = jobs.New(jobs.Options{
-		Pool: l.pool, Lease: l.lease, Index: history, Reader: reader, Observers: observers, Endpoints: l.cfg.Endpoints,
-		ClientID: l.clientID, SoftStop: l.cfg.ShutdownTimeout.Std(), Logger: l.log,
+		Pool: l.pool, Functions: functions, Lease: l.lease, Index: history, Reader: reader, Observers: observers,
+		Endpoints: l.cfg.Endpoints, ClientID: l.clientID, SoftStop: l.cfg.ShutdownTimeout.Std(), Logger: l.log,
 		RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
 	})
 	if err != nil {
@@ -154,16 +162,17 @@ func (l *life) deliver(ctx context.Context) error {
 	}
 }
 
-// connect makes the pool, which connects later.
-func (l *life) connect(ctx context.Context) (*pgxpool.Pool, error) {
+// connect makes a pool, which connects later.
+func (l *life) connect(ctx context.Context, conns int32) (*pgxpool.Pool, error) {
 	url := l.cfg.Database.URL.Value()
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("database.url: %w", err)
 	}
-	if !strings.Contains(url, "pool_max_conns") {
-		cfg.MaxConns = poolConns
+	if conns != poolConns || !strings.Contains(url, "pool_max_conns") {
+		cfg.MaxConns = conns
 	}
+	cfg.MinConns, cfg.MaxConnIdleTime = 0, time.Minute
 	cfg.ConnConfig.RuntimeParams["application_name"] = "weir:" + l.clientID
 	cfg.ConnConfig.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
 	// A worker that was stopped for a while must not fetch, or conclude, what others have taken over meanwhile.

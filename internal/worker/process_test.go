@@ -30,6 +30,7 @@ func workerBinary(t *testing.T) string {
 	t.Helper()
 	b := &builtWorker
 	b.once.Do(func() {
+		//nolint:usetesting // it outlives the test that builds it
 		if b.dir, b.err = os.MkdirTemp("", "weir-worker-"); b.err != nil {
 			return
 		}

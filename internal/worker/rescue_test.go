@@ -49,8 +49,9 @@ func TestCrashRescue(t *testing.T) {
 				r.order(`{}`)
 			}
 			r.await("50 running deliveries", func() bool { return len(rc.seen()) == 50 })
+			var other *process
 			if second {
-				r.spawn(t, config)
+				other = r.spawn(t, config)
 				time.Sleep(8 * time.Second) // it has to have been there for as long as a lease holds: that is the normal case
 			}
 			killed := time.Now()
@@ -58,7 +59,7 @@ func TestCrashRescue(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !second {
-				r.spawn(t, config)
+				other = r.spawn(t, config)
 			}
 			r.awaitFor(time.Minute, "all 50 again", func() bool { return len(rc.seen()) == 100 })
 			took := time.Since(killed)
@@ -70,6 +71,9 @@ func TestCrashRescue(t *testing.T) {
 			r.await("the end", func() bool { return r.jobs("state = 'completed'") == "50" })
 			if n := r.jobs("attempt = 1 AND (metadata->>'weir_deaths')::int = 1 AND errors[1]->>'error' LIKE 'interrupted%'"); n != "50" {
 				t.Errorf("%s deliveries of 50 have kept their attempt and say what happened", n)
+			}
+			if n := other.metric(t, "weir_rescued_total"); n != 50 {
+				t.Errorf("weir_rescued_total is %v, want 50", n)
 			}
 			if twice := rc.repeats(); len(twice) != 50 {
 				t.Errorf("%d deliveries came again under their id, want 50", len(twice))

@@ -22,6 +22,9 @@ import (
 const (
 	// poolConns is the size of the pool for River and the deliveries, unless the URL says pool_max_conns.
 	poolConns = 10
+	// functionConns bounds the pool for functions, of which each running one holds a connection: more than any endpoint's
+	// concurrency, which is what limits them.
+	functionConns = 10000
 	// eventCache is how many bytes of recent events are kept for their deliveries.
 	eventCache = 16 << 20
 	// Partitions are made this many days ahead, and looked after this often; a failure is repeated sooner.
