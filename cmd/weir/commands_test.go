@@ -71,16 +71,18 @@ func TestStatus(t *testing.T) {
 	url, db := database(t)
 	path, slot := slotFile(t, db, "")
 	weir(t, "status", "--config", path, "--database-url", url).exits(0).
-		says("not started", "no worker is connected", "no deliveries are waiting", "no dead letters")
+		says("not started", "no worker is running", "no deliveries are waiting", "no dead letters")
 
 	exec(t, db, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, slot)
 	exec(t, db, `INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn, events, commit_time)
 		VALUES ('1', 1, 'production', $1, pg_current_wal_lsn(), 42, now() - interval '90 seconds')`, slot)
 	exec(t, db, `INSERT INTO weir.river_job (kind, queue, state, max_attempts, args) VALUES ('weir_log', 'log', 'available', 1, '{}')`)
-	exec(t, db, `SET application_name = 'weir:worker-1'`)
+	exec(t, db, `INSERT INTO weir.worker (client_id, hostname, pid, version, config_error)
+		VALUES ('worker-1', 'db-host', 42, 'v1.2', 'weir.yaml:3:5: unknown key')`)
 	deadLetter(t, db, "orders", "x")
 	weir(t, "status", "--config", path, "--database-url", url).exits(0).
-		says("stopped: nobody reads it", "42 events", "1 min 30 s ago", "production", "worker-1", "standby", "available", "orders")
+		says("stopped: nobody reads it", "42 events", "1 min 30 s ago", "production", "worker-1", "standby", "db-host", "v1.2",
+			"worker-1 works with the configuration of", "weir.yaml:3:5: unknown key", "available", "orders")
 
 	var s ops.Status
 	weir(t, "status", "--config", path, "--database-url", url, "--format", "json").exits(0).json(&s)

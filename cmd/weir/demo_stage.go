@@ -210,7 +210,7 @@ func (s *stage) startWorker(ctx context.Context) error {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // it ends in its turn, before the receiver
 	ready := make(chan string, 1)
 	w := worker.New(s.cfg, worker.Options{
-		Logger: s.cfg.Log.Logger(log), Version: version, HTTPReady: func(addr string) { ready <- addr },
+		Logger: s.cfg.Log.Logger(log, nil), Version: version, HTTPReady: func(addr string) { ready <- addr },
 	})
 	s.ended = make(chan struct{})
 	go func() {

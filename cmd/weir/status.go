@@ -86,19 +86,34 @@ func (a *app) streamCell(s *ops.Status) cell {
 
 func (a *app) writeWorkers(w io.Writer, s *ops.Status) {
 	if len(s.Workers) == 0 {
-		fmt.Fprintln(w, "\nno worker is connected")
+		fmt.Fprintln(w, "\nno worker is running")
 		return
 	}
 	fmt.Fprintln(w)
-	t := table{header: []string{"WORKER", "ROLE", "CONNECTED", "SESSIONS"}}
+	now := time.Time(s.Time)
+	t := table{header: []string{"WORKER", "ROLE", "HOST", "PID", "VERSION", "STARTED"}}
 	for _, worker := range s.Workers {
-		role := "standby"
-		if worker.OwnsStream {
-			role = "reads the stream"
-		}
-		t.add(c(worker.ClientID), c(role), c(ago(time.Time(s.Time), worker.Since)), c(strconv.Itoa(worker.Sessions)))
+		t.add(c(worker.ClientID), roleCell(worker, now), c(worker.Hostname), c(strconv.Itoa(int(worker.PID))), c(worker.Version),
+			c(ago(now, worker.StartedAt)))
 	}
 	t.write(a, w)
+	for _, worker := range s.Workers {
+		if worker.ConfigProblem != "" {
+			fmt.Fprintf(w, "\n%s works with the configuration of %s:\n  %s\n",
+				worker.ClientID, ago(now, worker.ConfigLoadedAt), worker.ConfigProblem)
+		}
+	}
+}
+
+func roleCell(worker ops.Worker, now time.Time) cell {
+	switch {
+	case !worker.Alive:
+		return cell{"dead: last seen " + ago(now, worker.SeenAt), red}
+	case worker.OwnsStream:
+		return c("reads the stream")
+	default:
+		return c("standby")
+	}
 }
 
 func (a *app) writeQueues(w io.Writer, s *ops.Status) {

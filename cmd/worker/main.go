@@ -7,8 +7,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/fraiseql/weir/internal/config"
@@ -26,15 +28,24 @@ const (
 	exitConfiguration = 3
 )
 
+// gcPercent trades a little of the processor for memory: a worker stays below 100 MB while it reads a transaction of any
+// size. GOGC and GOMEMLIMIT of the environment win.
+const gcPercent = 50
+
 func main() {
+	if _, set := os.LookupEnv("GOGC"); !set {
+		debug.SetGCPercent(gcPercent)
+	}
 	// The first signal starts the soft stop, the second ends waiting: the context is done, and the default is back.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, hangup, os.Stdout, os.Stderr))
 }
 
 func run(
-	ctx context.Context, args []string, lookup func(string) (string, bool), stdout, stderr io.Writer,
+	ctx context.Context, args []string, lookup func(string) (string, bool), hangup <-chan os.Signal, stdout, stderr io.Writer,
 ) int {
 	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -54,20 +65,45 @@ func run(
 		fmt.Fprintln(stdout, "weir worker", version)
 		return exitDone
 	}
-	cfg, err := load(ctx, *path, lookup)
+	load := func(ctx context.Context) (*config.Config, error) { return load(ctx, *path, lookup) }
+	cfg, err := load(ctx)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return exitConfiguration
 	}
-	logger := cfg.Log.Logger(stderr)
+	var level slog.LevelVar
+	logger := cfg.Log.Logger(stderr, &level)
 	for _, warning := range cfg.Warnings {
 		logger.Warn("configuration", "warning", warning.String())
 	}
-	if err := worker.New(cfg, worker.Options{Logger: logger, Version: version}).Run(ctx); err != nil {
+	w := worker.New(cfg, worker.Options{
+		Logger: logger, Version: version, Load: load, Reload: asked(ctx, hangup), LogLevel: &level,
+	})
+	if err := w.Run(ctx); err != nil {
 		logger.Error("worker ended", "error", err)
 		return exitFailed
 	}
 	return exitDone
+}
+
+// asked passes signals on as what they ask for.
+func asked(ctx context.Context, hangup <-chan os.Signal) <-chan struct{} {
+	reload := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangup:
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case reload <- struct{}{}:
+			}
+		}
+	}()
+	return reload
 }
 
 func load(ctx context.Context, explicit string, lookup func(string) (string, bool)) (*config.Config, error) {

@@ -48,7 +48,7 @@ func runUntil(t *testing.T, text string, lookup func(string) (string, bool), arg
 	defer stop()
 	var out output
 	ended := make(chan int, 1)
-	go func() { ended <- run(ctx, args, lookup, &out, &out) }()
+	go func() { ended <- run(ctx, args, lookup, nil, &out, &out) }()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -22,3 +22,9 @@ DELETE FROM weir.worker
 WHERE client_id <> @me
   AND seen_at NOT BETWEEN clock_timestamp() - @expiry::interval AND clock_timestamp() + @expiry::interval
 RETURNING client_id, hostname, pid, seen_at;
+
+-- name: ListWorkers :many
+-- ListWorkers are all that hold a lease, the oldest first.
+SELECT client_id, hostname, pid, version, started_at, seen_at, config_loaded_at, config_error, clock_timestamp()::timestamptz AS now
+FROM weir.worker
+ORDER BY started_at, client_id;

@@ -44,6 +44,8 @@ type Config struct {
 	// Observers say which events lead to which actions, by name. None is legal: events are recorded all the same.
 	Observers map[string]observer.Config `yaml:"observers,omitempty"`
 
+	// Files are those that were read: the configuration itself, and what it names.
+	Files []string `yaml:"-"`
 	// Warnings are what is allowed but probably not meant, in the order of the file.
 	Warnings []Warning `yaml:"-"`
 }
@@ -110,7 +112,10 @@ func load(ctx context.Context, raw []byte, opts Options) (*Config, error) {
 		return nil, r.errs.sorted()
 	}
 
-	surroundings := setting.Surroundings{Lookup: opts.Lookup, Dir: filepath.Dir(opts.Path)}
+	files := []string{opts.Path}
+	surroundings := setting.Surroundings{
+		Lookup: opts.Lookup, Dir: filepath.Dir(opts.Path), Opened: func(path string) { files = append(files, path) },
+	}
 	if opts.NoEnv {
 		surroundings.Lookup = nil
 	}
@@ -123,7 +128,7 @@ func load(ctx context.Context, raw []byte, opts Options) (*Config, error) {
 		return nil, d.errs.sorted()
 	}
 	cfg.fillIn()
-	cfg.Warnings = c.warnings
+	cfg.Files, cfg.Warnings = files, c.warnings
 	return cfg, nil
 }
 

@@ -386,7 +386,7 @@ func TestLoadUnreadable(t *testing.T) {
 func TestLogger(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	log := Log{Level: "warn", Format: "json"}.Logger(&out)
+	log := Log{Level: "warn", Format: "json"}.Logger(&out, nil)
 	log.Info("quiet")
 	log.Warn("loud")
 	var line map[string]any

@@ -31,15 +31,20 @@ type Error struct {
 
 // Error is `file:line:column: what is wrong: what was expected`, the offending line and a caret under the column.
 func (e Error) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
-	if e.Hint != "" {
-		b.WriteString(": " + e.Hint)
-	}
 	margin := strings.Repeat(" ", len(strconv.Itoa(e.Line)))
-	fmt.Fprintf(&b, "\n  %d | %s\n  %s | %s^", e.Line, e.Source, margin, indentTo(e.Source, e.Column))
-	return b.String()
+	return fmt.Sprintf("%s\n  %d | %s\n  %s | %s^", e.place(), e.Line, e.Source, margin, indentTo(e.Source, e.Column))
 }
+
+func (e Error) place() string {
+	text := fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
+	if e.Hint != "" {
+		text += ": " + e.Hint
+	}
+	return text
+}
+
+// Brief is Error without the offending line: for where others than the file's owner read it. Passwords are masked.
+func (e Error) Brief() string { return maskSecrets(e.place()) }
 
 // compare orders by place.
 func (e Error) compare(f Error) int {

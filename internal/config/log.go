@@ -13,12 +13,21 @@ type Log struct {
 	Format string `yaml:"format,omitempty" jsonschema:"enum=text,enum=json"`
 }
 
-// Logger returns a logger that writes to w.
-func (l Log) Logger(w io.Writer) *slog.Logger {
+// Severity is Level as slog has it.
+func (l Log) Severity() slog.Level {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
 		level = slog.LevelInfo // a Log that was not decoded
 	}
+	return level
+}
+
+// Logger returns a logger that writes to w. The level is l's, or what it is set to afterwards where one is given.
+func (l Log) Logger(w io.Writer, level *slog.LevelVar) *slog.Logger {
+	if level == nil {
+		level = &slog.LevelVar{}
+	}
+	level.Set(l.Severity())
 	opts := &slog.HandlerOptions{Level: level}
 	if l.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))

@@ -4,6 +4,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -34,7 +35,10 @@ const (
 	changeWorkers = 2
 	// sweepEvery is how often queues that have jobs but no endpoint (any more) are looked for, and dead letters counted.
 	sweepEvery = 5 * time.Second
-	startRetry = time.Second
+	// resizePatience is how long a queue of another concurrency is waited for, before others are looked at again.
+	resizePatience = 50 * time.Millisecond
+	resizeAgain    = 250 * time.Millisecond
+	startRetry     = time.Second
 	// riverRescue turns River's own rescue off: it goes by age alone, does not know who is alive, and keeps the job's id.
 	riverRescue = 10 * 365 * 24 * time.Hour
 )
@@ -57,23 +61,26 @@ type Options struct {
 
 // Queue inserts and works jobs. Safe for concurrent use.
 type Queue struct {
-	set       atomic.Pointer[observer.Set]
-	index     *index.Index
-	runner    *runner
-	client    *river.Client[pgx.Tx]
-	rescuer   *rescuer
-	lease     *lease.Lease
-	endpoints map[string]EndpointConfig
-	log       *slog.Logger
-	served    map[string]bool // queues that have a producer; the sweep's own after New
-	working   atomic.Bool
+	set     atomic.Pointer[observer.Set]
+	index   *index.Index
+	runner  *runner
+	client  *river.Client[pgx.Tx]
+	rescuer *rescuer
+	lease   *lease.Lease
+	log     *slog.Logger
+	working atomic.Bool
+	swapped chan struct{} // asks for a sweep before its time
+
+	mu     sync.Mutex     // guards the rest
+	served map[string]int // the concurrency of the queues that have a producer
+	wanted map[string]int // what it is to become
 }
 
 // New makes a queue that can insert jobs; Run works them.
 func New(o Options) (*Queue, error) {
 	q := &Queue{
-		index: o.Index, endpoints: o.Endpoints, log: o.Logger.With("component", "jobs"), served: map[string]bool{},
-		lease: o.Lease,
+		index: o.Index, log: o.Logger.With("component", "jobs"), lease: o.Lease, swapped: make(chan struct{}, 1),
+		served: map[string]int{}, wanted: map[string]int{},
 	}
 	q.set.Store(o.Observers)
 	m := newMetrics(o.Registerer)
@@ -91,7 +98,7 @@ func New(o Options) (*Queue, error) {
 	river.AddWorker(workers, &changeWorker{queue: q, reader: o.Reader})
 
 	client, err := river.NewClient(riverpgxv5.New(o.Pool), &river.Config{
-		ID: o.ClientID, Schema: Schema, Queues: q.queues(), Workers: workers, Logger: o.RiverLogger,
+		ID: o.ClientID, Schema: Schema, Queues: q.queues(o.Endpoints), Workers: workers, Logger: o.RiverLogger,
 		FetchCooldown: fetchCooldown, FetchOnlyKnownKinds: true,
 		JobTimeout: -1, SoftStopTimeout: o.SoftStop,
 		Middleware:           []rivertype.Middleware{q.rescuer.attempts},
@@ -107,15 +114,96 @@ func New(o Options) (*Queue, error) {
 }
 
 // queues has one for each endpoint that an action goes to, so that a slow one holds back nothing else.
-func (q *Queue) queues() map[string]river.QueueConfig {
-	queues := map[string]river.QueueConfig{queueChange: {MaxWorkers: changeWorkers}}
-	for _, endpoint := range q.set.Load().Endpoints() {
-		queues[QueueName(endpoint)] = river.QueueConfig{MaxWorkers: q.endpoints[endpoint].WithDefaults(endpoint).Concurrency}
-	}
-	for name := range queues {
-		q.served[name] = true
+func (q *Queue) queues(endpoints map[string]EndpointConfig) map[string]river.QueueConfig {
+	q.served = concurrencies(q.set.Load(), endpoints)
+	q.served[queueChange] = changeWorkers
+	queues := map[string]river.QueueConfig{}
+	for name, n := range q.served {
+		queues[name] = river.QueueConfig{MaxWorkers: n}
 	}
 	return queues
+}
+
+// concurrencies are those of the set's endpoints, by the names of their queues.
+func concurrencies(set *observer.Set, endpoints map[string]EndpointConfig) map[string]int {
+	byQueue := map[string]int{}
+	for _, endpoint := range set.Endpoints() {
+		byQueue[QueueName(endpoint)] = endpoints[endpoint].WithDefaults(endpoint).Concurrency
+	}
+	return byQueue
+}
+
+// Swap puts other observers in force: for what is matched from now on, and for every delivery that starts from now on, also
+// those that are queued already. New queues are served before anything is matched into them; those that nothing goes to any
+// more go on being served, since they may hold deliveries. A changed concurrency takes effect when the deliveries that run
+// in the queue have ended; until then it starts no others.
+func (q *Queue) Swap(set *observer.Set, endpoints map[string]EndpointConfig) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.wanted = concurrencies(set, endpoints)
+	for name, n := range q.wanted {
+		if _, ok := q.served[name]; !ok {
+			if err := q.serve(name, n); err != nil {
+				return err
+			}
+		}
+	}
+	q.runner.metrics.expect(set)
+	q.set.Store(set)
+	select {
+	case q.swapped <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// serve gives a queue a producer. The caller holds mu.
+func (q *Queue) serve(name string, concurrency int) error {
+	if err := q.client.Queues().Add(name, river.QueueConfig{MaxWorkers: concurrency}); err != nil {
+		return fmt.Errorf("add queue %s: %w", name, err)
+	}
+	q.served[name] = concurrency
+	return nil
+}
+
+// resize gives queues of another concurrency a new producer, as far as their deliveries have ended, and returns whether
+// that is done.
+func (q *Queue) resize(ctx context.Context) (done bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	done = true
+	for name, want := range q.wanted {
+		have, served := q.served[name]
+		if served && have == want {
+			continue
+		}
+		if served {
+			err := q.drop(ctx, name)
+			if errors.Is(err, context.DeadlineExceeded) {
+				done = false // it starts nothing more, and is asked again
+				continue
+			}
+			if err != nil {
+				return false, err
+			}
+		}
+		if err := q.serve(name, want); err != nil {
+			return false, err
+		}
+		q.log.Info("changed the concurrency of a queue", "queue", name, "concurrency", want)
+	}
+	return done, nil
+}
+
+// drop takes a queue's producer away, once its deliveries have ended. The caller holds mu.
+func (q *Queue) drop(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, resizePatience)
+	defer cancel()
+	if err := q.client.Queues().Remove(ctx, name); err != nil {
+		return fmt.Errorf("remove queue %s: %w", name, err)
+	}
+	delete(q.served, name)
+	return nil
 }
 
 // Run works jobs until the context ends, then gives the running ones their time (Options.SoftStop) and loses nothing:
@@ -173,18 +261,28 @@ func (q *Queue) start(ctx context.Context) bool {
 func (q *Queue) Working() bool { return q.working.Load() }
 
 func (q *Queue) sweepUntil(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
 	for {
-		err := q.sweep(ctx)
+		wait := sweepEvery
+		resized, err := q.resize(ctx)
+		if err == nil {
+			err = q.sweep(ctx)
+		}
+		if !resized {
+			wait = resizeAgain
+		}
 		if err != nil && ctx.Err() == nil {
 			q.log.Warn("queues not looked over", "error", err)
 		}
 		q.working.Store(err == nil)
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
+		case <-q.swapped:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
 			return
-		case <-tick.C:
 		}
 	}
 }
@@ -196,21 +294,28 @@ func (q *Queue) sweep(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list queues with jobs: %w", err)
 	}
-	for _, name := range names {
-		if q.served[name] {
-			continue
-		}
-		q.log.Info("working off a queue that has no endpoint any more", "queue", name)
-		c := EndpointConfig{}.WithDefaults(name)
-		if err := q.client.Queues().Add(name, river.QueueConfig{MaxWorkers: c.Concurrency}); err != nil {
-			return fmt.Errorf("add queue %s: %w", name, err)
-		}
-		q.served[name] = true
+	if err := q.adopt(names); err != nil {
+		return err
 	}
 	counts, err := store.New().CountDeadLetters(ctx, q.runner.pool)
 	if err != nil {
 		return fmt.Errorf("count dead letters: %w", err)
 	}
 	q.runner.metrics.setDead(q.set.Load(), counts)
+	return nil
+}
+
+func (q *Queue) adopt(names []string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, name := range names {
+		if _, ok := q.served[name]; ok {
+			continue
+		}
+		q.log.Info("working off a queue that has no endpoint any more", "queue", name)
+		if err := q.serve(name, EndpointConfig{}.WithDefaults(name).Concurrency); err != nil {
+			return err
+		}
+	}
 	return nil
 }

@@ -6,11 +6,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/fraiseql/weir/db/migrations"
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/lease"
 	"github.com/fraiseql/weir/internal/store"
 )
 
@@ -81,13 +80,22 @@ type Checkpoint struct {
 	AgeSeconds float64    `json:"age_seconds"` // since UpdatedAt
 }
 
-// Worker is a worker that is connected to database.url.
+// Worker is a worker that holds a lease.
 type Worker struct {
-	ClientID string     `json:"client_id"`
-	Since    event.Time `json:"since"` // its oldest session
-	Sessions int        `json:"sessions"`
+	ClientID string `json:"client_id"`
+	Hostname string `json:"hostname"`
+	PID      int32  `json:"pid"`
+	Version  string `json:"version"`
+	// StartedAt is when it took its lease; one that was declared dead and began anew has a new one.
+	StartedAt event.Time `json:"started_at"`
+	SeenAt    event.Time `json:"seen_at"` // newest renewal of the lease
+	// Alive is false when the lease has run out: others are about to take over what it was running.
+	Alive bool `json:"alive"`
 	// OwnsStream is true for the one that reads the stream; the others stand by.
-	OwnsStream bool `json:"owns_stream"`
+	OwnsStream     bool       `json:"owns_stream"`
+	ConfigLoadedAt event.Time `json:"config_loaded_at"` // of the configuration that is in force
+	// ConfigProblem says why a later configuration was refused, or what of it waits for a restart; "" for neither.
+	ConfigProblem string `json:"config_problem"`
 }
 
 // Queue counts the jobs of a queue that are in one state.
@@ -224,21 +232,18 @@ func (s *Status) lag(ctx context.Context, db DB, now time.Time) (*float64, error
 const applicationPrefix = "weir:"
 
 func (s *Status) readWork(ctx context.Context, db DB) error {
-	rows, _ := db.Query(ctx, `
-		SELECT substr(application_name, length($1) + 1), min(backend_start), count(*)
-		  FROM pg_stat_activity
-		 WHERE starts_with(application_name, $1) AND application_name <> $1 || 'migrate' AND datname = current_database()
-		 GROUP BY 1 ORDER BY 2, 1`, applicationPrefix)
-	var err error
-	s.Workers, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Worker, error) {
-		var w Worker
-		var since *time.Time // NULL to those who may not see the session
-		err := row.Scan(&w.ClientID, &since, &w.Sessions)
-		w.Since, w.OwnsStream = timeOf(since), w.ClientID == s.Stream.Reader
-		return w, err
-	})
+	workers, err := store.New().ListWorkers(ctx, db)
 	if err != nil {
 		return fmt.Errorf("list the workers: %w", err)
+	}
+	s.Workers = make([]Worker, len(workers))
+	for i, w := range workers {
+		s.Workers[i] = Worker{
+			ClientID: w.ClientID, Hostname: w.Hostname, PID: w.PID, Version: w.Version,
+			StartedAt: event.Time(w.StartedAt), SeenAt: event.Time(w.SeenAt),
+			Alive: w.Now.Sub(w.SeenAt) < lease.Expiry, OwnsStream: w.ClientID == s.Stream.Reader,
+			ConfigLoadedAt: event.Time(w.ConfigLoadedAt), ConfigProblem: w.ConfigError,
+		}
 	}
 	queues, err := store.New().QueueStats(ctx, db)
 	if err != nil {

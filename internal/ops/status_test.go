@@ -3,7 +3,6 @@ package ops_test
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -147,17 +146,15 @@ func TestStatusOfWork(t *testing.T) {
 	db := connect(t, databaseURL)
 	cfg := slotOf(t, db)
 	ids := letters(t, db)
-	for _, session := range []string{"weir:worker-1", "weir:worker-1", "weir:worker-2", "weir:migrate", "another program"} {
-		exec(t, connect(t, databaseURL), fmt.Sprintf(`SET application_name = '%s'`, session))
-	}
+	exec(t, db, `INSERT INTO weir.worker (client_id, hostname, pid, version, seen_at, config_error)
+		VALUES ('worker-1', 'host', 1, 'v1', now(), 'refused'), ('worker-2', 'host', 2, 'v1', now() - interval '7 s', '')`)
 	s := status(t, db, cfg)
 	equal(t, "workers", len(s.Workers), 2)
-	sessions := map[string]int{}
 	for _, w := range s.Workers {
-		sessions[w.ClientID] = w.Sessions
 		equal(t, "owns the stream", w.OwnsStream, false)
+		equal(t, "alive", w.Alive, w.ClientID == "worker-1")
 	}
-	equal(t, "sessions of worker-1", sessions["worker-1"], 2)
+	equal(t, "problem", s.Workers[0].ConfigProblem, "refused")
 	equal(t, "queues", len(s.Queues), 1)
 	equal(t, "state", s.Queues[0].State, "retryable")
 	equal(t, "observers with dead letters", len(s.DeadLetters), 2)

@@ -179,6 +179,9 @@ func templateSource(ctx context.Context, node ast.Node) (foundSource, error) {
 	if err != nil {
 		return foundSource{}, setting.ErrorAt(pairs[0].Value, "the template cannot be read: %s", err)
 	}
+	if opened := setting.FromContext(ctx).Opened; opened != nil {
+		opened(path)
+	}
 	text := strings.TrimSuffix(strings.TrimSuffix(string(raw), "\n"), "\r")
 	return foundSource{text: text, node: pairs[0].Value, name: " " + path}, nil
 }

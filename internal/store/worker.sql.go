@@ -56,6 +56,55 @@ func (q *Queries) BuryWorkers(ctx context.Context, db DBTX, arg BuryWorkersParam
 	return items, nil
 }
 
+const listWorkers = `-- name: ListWorkers :many
+SELECT client_id, hostname, pid, version, started_at, seen_at, config_loaded_at, config_error, clock_timestamp()::timestamptz AS now
+FROM weir.worker
+ORDER BY started_at, client_id
+`
+
+type ListWorkersRow struct {
+	ClientID       string
+	Hostname       string
+	PID            int32
+	Version        string
+	StartedAt      time.Time
+	SeenAt         time.Time
+	ConfigLoadedAt time.Time
+	ConfigError    string
+	Now            time.Time
+}
+
+// ListWorkers are all that hold a lease, the oldest first.
+func (q *Queries) ListWorkers(ctx context.Context, db DBTX) ([]ListWorkersRow, error) {
+	rows, err := db.Query(ctx, listWorkers)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ListWorkersRow{}
+	for rows.Next() {
+		var i ListWorkersRow
+		if err := rows.Scan(
+			&i.ClientID,
+			&i.Hostname,
+			&i.PID,
+			&i.Version,
+			&i.StartedAt,
+			&i.SeenAt,
+			&i.ConfigLoadedAt,
+			&i.ConfigError,
+			&i.Now,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const releaseLease = `-- name: ReleaseLease :exec
 DELETE FROM weir.worker WHERE client_id = $1
 `

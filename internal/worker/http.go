@@ -19,7 +19,7 @@ import (
 // serveHTTP starts /metrics, /healthz and /readyz before anything else, so that a worker that waits for its database
 // says so.
 func (w *Worker) serveHTTP(ctx context.Context, undo *cleanup) error {
-	addr := string(w.cfg.HTTP.Listen)
+	addr := string(w.force.config().HTTP.Listen)
 	if addr == "" {
 		return nil
 	}
@@ -56,6 +56,8 @@ func (w *Worker) serveHTTP(ctx context.Context, undo *cleanup) error {
 
 // health answers /readyz: 200 while the stream is read or stood by for and jobs are worked, else 503, with the reason.
 type health struct {
+	degraded func() []string // what is not as it should be and does not keep the worker from working
+
 	mu     sync.Mutex // guards the rest
 	stream *capture.Stream
 	queue  *jobs.Queue
@@ -67,7 +69,7 @@ type Readiness struct {
 	Ready  bool   `json:"ready"`
 	Stream string `json:"stream"` // connecting, standby or streaming
 	Error  string `json:"error,omitempty"`
-	// Degraded lists what is away and not needed to go on.
+	// Degraded lists what is not as it should be and not needed to go on: a configuration that was refused.
 	Degraded []string `json:"degraded"`
 }
 
@@ -86,7 +88,7 @@ func (h *health) waiting(err error) {
 func (h *health) readiness() Readiness {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := Readiness{Stream: string(capture.Connecting), Degraded: []string{}}
+	r := Readiness{Stream: string(capture.Connecting), Degraded: h.degraded()}
 	if h.err != nil {
 		r.Error = h.err.Error()
 	}

@@ -42,6 +42,7 @@ type life struct {
 	pool   *pgxpool.Pool
 	stream *capture.Stream
 	queue  *jobs.Queue
+	client *outbound.Client // of the observers in force
 }
 
 // live lives one life. It returns lease.ErrLost when others have declared it dead.
@@ -51,7 +52,7 @@ func (w *Worker) live(ctx context.Context) (err error) {
 	metrics := &registrations{Registerer: w.registry}
 	undo.add("unregister metrics", metrics.undo)
 	l := &life{
-		cfg: w.cfg, opts: w.opts, log: w.log, clientID: newClientID(), registerer: metrics, health: &w.health,
+		cfg: w.force.config(), opts: w.opts, log: w.log, clientID: newClientID(), registerer: metrics, health: &w.health,
 	}
 	l.lease = lease.New(lease.Options{
 		DatabaseURL: l.cfg.Database.URL.Value(), ClientID: l.clientID, Version: l.opts.Version, Logger: l.log,
@@ -59,6 +60,8 @@ func (w *Worker) live(ctx context.Context) (err error) {
 	if err := l.assemble(ctx, &undo); err != nil {
 		return err
 	}
+	w.force.begin(l)
+	undo.add("end reloads", func() error { w.force.end(); return nil })
 	if err := l.awaitDatabase(ctx); err != nil {
 		return err
 	}
@@ -125,12 +128,12 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 		return err
 	}
 	undo.add("close the pool for functions", func() error { functions.Close(); return nil })
-	client := outbound.New(l.cfg.Outbound)
-	undo.add("close outbound connections", func() error { client.CloseIdleConnections(); return nil })
-	observers, err := observer.New(l.cfg.Observers, action.Deps{HTTP: client, Logger: l.log})
+	observers, client, err := l.observers(l.cfg)
 	if err != nil {
 		return err
 	}
+	l.client = client
+	undo.add("close outbound connections", func() error { l.client.CloseIdleConnections(); return nil })
 	reader, err := capture.NewReader(ctx, l.cfg.Source.URL.Value(), l.clientID, l.cfg.Source.Config)
 	if err != nil {
 		return err
@@ -263,6 +266,28 @@ func (l *life) keepPartitions(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// observers compiles those of a configuration, with a client of their own.
+func (l *life) observers(cfg *config.Config) (*observer.Set, *outbound.Client, error) {
+	client := outbound.New(cfg.Outbound)
+	set, err := observer.New(cfg.Observers, action.Deps{HTTP: client, Logger: l.log})
+	return set, client, err
+}
+
+// reload swaps observers and endpoints. Deliveries that are under way end with what they began with. inForce's lock keeps
+// reloads, and the end of the life, apart.
+func (l *life) reload(cfg *config.Config) error {
+	set, client, err := l.observers(cfg)
+	if err != nil {
+		return err
+	}
+	if err := l.queue.Swap(set, cfg.Endpoints); err != nil {
+		return err
+	}
+	l.client.CloseIdleConnections() // those in use close when they have been idle for a minute
+	l.client = client
+	return nil
 }
 
 // registrations remembers what was registered, so that it can be taken back.

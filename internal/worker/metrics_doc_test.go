@@ -71,7 +71,7 @@ func registryAfterOneDelivery(t *testing.T) *prometheus.Registry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := worker.New(cfg, worker.Options{Logger: cfg.Log.Logger(testWriter{t}), Version: "test"})
+	w := worker.New(cfg, worker.Options{Logger: cfg.Log.Logger(testWriter{t}, nil), Version: "test"})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -117,25 +115,18 @@ func (p *process) clientID() string {
 	return all[len(all)-1][1]
 }
 
+// get asks the worker's HTTP server.
+func (p *process) get(t *testing.T, path string) answer {
+	t.Helper()
+	return (&running{addr: addressInLog.FindStringSubmatch(p.log.String())[1]}).get(t, path)
+}
+
 // metric is the sum of the series of a metric, as the worker serves it.
 func (p *process) metric(t *testing.T, name string) float64 {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
-		"http://"+addressInLog.FindStringSubmatch(p.log.String())[1]+"/metrics", http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
 	sum := 0.0
-	for _, m := range regexp.MustCompile(`(?m)^`+name+`(?:\{[^}]*\})? (\S+)$`).FindAllStringSubmatch(string(body), -1) {
+	series := regexp.MustCompile(`(?m)^` + name + `(?:\{[^}]*\})? (\S+)$`)
+	for _, m := range series.FindAllStringSubmatch(p.get(t, "/metrics").body, -1) {
 		v, err := strconv.ParseFloat(m[1], 64)
 		if err != nil {
 			t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,20 +41,30 @@ type Options struct {
 	Version string
 	// HTTPReady is told the address of the HTTP server once it listens. Optional.
 	HTTPReady func(addr string)
+	// Load reads the configuration again. nil: it never changes.
+	Load func(context.Context) (*config.Config, error)
+	// Reload asks for that at once; else it happens when one of the configuration's files has changed. Optional.
+	Reload <-chan struct{}
+	// LogLevel is set to a reloaded configuration's. Optional.
+	LogLevel *slog.LevelVar
 }
 
 // Worker captures changes and delivers them. Make it with New, run it once with Run.
 type Worker struct {
-	cfg      *config.Config
 	opts     Options
 	log      *slog.Logger
 	registry *prometheus.Registry
+	reloads  reloadMetrics
+	force    inForce
 	health   health
 }
 
 // New makes a worker. It connects to nothing yet.
 func New(cfg *config.Config, opts Options) *Worker {
-	w := &Worker{cfg: cfg, opts: opts, log: opts.Logger, registry: prometheus.NewRegistry()}
+	w := &Worker{opts: opts, log: opts.Logger, registry: prometheus.NewRegistry()}
+	w.force.cfg, w.force.loadedAt = cfg, time.Now()
+	w.health.degraded = w.force.degraded
+	w.reloads = newReloadMetrics(w.registry)
 	w.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -75,6 +86,14 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	if err := w.serveHTTP(ctx, &undo); err != nil {
 		return err
 	}
+	var watching sync.WaitGroup
+	watchCtx, unwatch := context.WithCancel(ctx)
+	watching.Go(func() { w.watch(watchCtx) })
+	undo.add("stop watching the configuration", func() error {
+		unwatch()
+		watching.Wait()
+		return nil
+	})
 	for {
 		err := stopped(ctx, w.live(ctx))
 		switch {
