@@ -78,11 +78,18 @@ WITH RECURSIVE found AS (
 SELECT DISTINCT queue::text AS queue FROM found WHERE queue IS NOT NULL ORDER BY 1;
 
 -- name: DeliveriesOf :one
--- DeliveriesOf counts the jobs of an observer's actions for an event, by River's index on args.
-SELECT count(*)
-FROM weir.river_job
-WHERE args @> jsonb_build_object('event_id', @event_id::text, 'pk', @pk::bigint, 'observer', @observer::text)
-  AND kind <> 'weir_change';
+-- DeliveriesOf counts the deliveries of an observer's actions for an event: by River's index on args, and those that have
+-- left its table.
+SELECT (
+    SELECT count(*)
+    FROM weir.river_job
+    WHERE args @> jsonb_build_object('event_id', @event_text::text, 'pk', @pk::bigint, 'observer', @observer::text)
+      AND kind <> 'weir_change'
+) + (
+    SELECT count(*)
+    FROM weir.outcome o
+    WHERE o.event_id = @event_id::uuid AND o.event_pk = @pk::bigint AND o.observer = @observer::text
+) AS deliveries;
 
 -- name: RunningJobs :many
 -- RunningJobs are those that a client runs, as far as the database knows, and those whose client has no lease (orphans).

@@ -215,7 +215,7 @@ func Denied(err error, role string) error {
 	role = pgx.Identifier{role}.Sanitize()
 	return &SetupError{pg.Message, fmt.Sprintf("GRANT USAGE ON SCHEMA weir TO %[1]s; "+
 		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA weir TO %[1]s; "+
-		"GRANT USAGE ON ALL SEQUENCES IN SCHEMA weir TO %[1]s;", role)}
+		"GRANT USAGE ON ALL SEQUENCES IN SCHEMA weir TO %[1]s; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA weir TO %[1]s;", role)}
 }
 
 func migrationsMissing(err error) error {

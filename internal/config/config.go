@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/jobs"
 	"github.com/fraiseql/weir/internal/observer"
 	"github.com/fraiseql/weir/internal/outbound"
@@ -34,6 +35,8 @@ type Config struct {
 	Outbound outbound.Config `yaml:"outbound,omitempty"`
 	// HTTP is where the worker serves /metrics, /healthz and /readyz.
 	HTTP HTTP `yaml:"http,omitempty"`
+	// History says how long events and outcomes are kept.
+	History index.Config `yaml:"history,omitempty"`
 	// Log is the worker's log.
 	Log Log `yaml:"log,omitempty"`
 	// ShutdownTimeout is how long running deliveries may go on after SIGTERM. Default: 30s.
@@ -146,6 +149,7 @@ func (c *Config) fillIn() {
 		c.Source.URL = c.Database.URL
 	}
 	c.Source.Config = c.Source.Config.WithDefaults()
+	c.History = c.History.WithDefaults()
 	for name, e := range c.Endpoints {
 		c.Endpoints[name] = e.WithDefaults(name)
 	}

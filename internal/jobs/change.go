@@ -78,7 +78,7 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 	return completeTx(ctx, w.queue.runner.pool, job.JobRow, func(ctx context.Context, tx pgx.Tx) error {
 		// A click on Retry in River UI works a completed job again. There is one job for a delivery, also then.
 		made, err := store.New().DeliveriesOf(ctx, tx, store.DeliveriesOfParams{
-			EventID: job.Args.EventID.String(), PK: job.Args.PK, Observer: job.Args.Observer,
+			EventText: job.Args.EventID.String(), EventID: job.Args.EventID, PK: job.Args.PK, Observer: job.Args.Observer,
 		})
 		if err != nil || made > 0 {
 			return err

@@ -52,6 +52,7 @@ type Options struct {
 	Reader      *capture.Reader
 	Observers   *observer.Set
 	Endpoints   map[string]EndpointConfig
+	History     index.Config
 	ClientID    string
 	SoftStop    time.Duration // how long running deliveries may take when the worker stops
 	Logger      *slog.Logger
@@ -62,6 +63,7 @@ type Options struct {
 // Queue inserts and works jobs. Safe for concurrent use.
 type Queue struct {
 	set     atomic.Pointer[observer.Set]
+	history atomic.Pointer[index.Config]
 	index   *index.Index
 	runner  *runner
 	client  *river.Client[pgx.Tx]
@@ -83,6 +85,7 @@ func New(o Options) (*Queue, error) {
 		served: map[string]int{}, wanted: map[string]int{},
 	}
 	q.set.Store(o.Observers)
+	q.setHistory(o.History)
 	m := newMetrics(o.Registerer)
 	m.expect(o.Observers)
 	q.runner = &runner{pool: o.Pool, functions: o.Functions, index: o.Index, set: &q.set, metrics: m, log: q.log}
@@ -95,6 +98,7 @@ func New(o Options) (*Queue, error) {
 	river.AddWorker(workers, newWorker[webhookArgs](q.runner))
 	river.AddWorker(workers, newWorker[databaseArgs](q.runner))
 	river.AddWorker(workers, newWorker[logArgs](q.runner))
+	river.AddWorker(workers, &housekeeper{queue: q})
 	river.AddWorker(workers, &changeWorker{queue: q, reader: o.Reader})
 
 	client, err := river.NewClient(riverpgxv5.New(o.Pool), &river.Config{
@@ -103,8 +107,9 @@ func New(o Options) (*Queue, error) {
 		JobTimeout: -1, SoftStopTimeout: o.SoftStop,
 		Middleware:           []rivertype.Middleware{q.rescuer.attempts},
 		RescueStuckJobsAfter: riverRescue,
-		// Dead letters stay until somebody acts.
-		CancelledJobRetentionPeriod: -1, DiscardedJobRetentionPeriod: -1,
+		PeriodicJobs:         periodic(),
+		// River's cleaner is off: our mover takes finished jobs, and dead letters stay until somebody acts.
+		CompletedJobRetentionPeriod: -1, CancelledJobRetentionPeriod: -1, DiscardedJobRetentionPeriod: -1,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make River's client: %w", err)
@@ -116,7 +121,7 @@ func New(o Options) (*Queue, error) {
 // queues has one for each endpoint that an action goes to, so that a slow one holds back nothing else.
 func (q *Queue) queues(endpoints map[string]EndpointConfig) map[string]river.QueueConfig {
 	q.served = concurrencies(q.set.Load(), endpoints)
-	q.served[queueChange] = changeWorkers
+	q.served[queueChange], q.served[KindHousekeeping] = changeWorkers, 1
 	queues := map[string]river.QueueConfig{}
 	for name, n := range q.served {
 		queues[name] = river.QueueConfig{MaxWorkers: n}
@@ -137,7 +142,7 @@ func concurrencies(set *observer.Set, endpoints map[string]EndpointConfig) map[s
 // those that are queued already. New queues are served before anything is matched into them; those that nothing goes to any
 // more go on being served, since they may hold deliveries. A changed concurrency takes effect when the deliveries that run
 // in the queue have ended; until then it starts no others.
-func (q *Queue) Swap(set *observer.Set, endpoints map[string]EndpointConfig) error {
+func (q *Queue) Swap(set *observer.Set, endpoints map[string]EndpointConfig, history index.Config) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.wanted = concurrencies(set, endpoints)
@@ -150,6 +155,7 @@ func (q *Queue) Swap(set *observer.Set, endpoints map[string]EndpointConfig) err
 	}
 	q.runner.metrics.expect(set)
 	q.set.Store(set)
+	q.setHistory(history)
 	select {
 	case q.swapped <- struct{}{}:
 	default:

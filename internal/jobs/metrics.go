@@ -31,6 +31,8 @@ type metrics struct {
 	latency    *prometheus.HistogramVec
 	alerts     *prometheus.CounterVec
 	rescued    prometheus.Counter
+	moved      prometheus.Counter
+	partitions prometheus.Counter
 	dead       *prometheus.GaugeVec
 	known      []string // observers that dead has a series for; the sweep's own
 }
@@ -63,12 +65,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "weir_rescued_total",
 			Help: "Running jobs that this worker gave back to the queue, since nobody ran them: those of dead workers.",
 		}),
+		moved: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_jobs_moved_total", Help: "Finished jobs that this worker moved out of River's table.",
+		}),
+		partitions: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_partitions_dropped_total", Help: "Daily partitions that this worker dropped after history.retention.",
+		}),
 		dead: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_dead_letters", Help: "Dead letters that wait for somebody, by observer (empty: rows that are no events).",
 		}, []string{"observer"}),
 	}
 	reg.MustRegister(m.matches, m.condErrors, m.unmatched, m.deliveries, m.duration, m.queueWait, m.latency, m.alerts,
-		m.rescued, m.dead)
+		m.rescued, m.moved, m.partitions, m.dead)
 	return m
 }
 

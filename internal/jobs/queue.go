@@ -21,7 +21,7 @@ var (
 func QueueName(endpoint string) string {
 	name := strings.NewReplacer(".", "_", ":", "-").Replace(endpoint)
 	ambiguous := strings.Contains(endpoint, "_")
-	if !ambiguous && len(name) <= 64 && riverQueue.MatchString(name) && name != queueChange {
+	if !ambiguous && len(name) <= 64 && riverQueue.MatchString(name) && name != queueChange && name != KindHousekeeping {
 		return name
 	}
 	plain := strings.Trim(notInQueue.ReplaceAllString(strings.ToLower(endpoint), "_"), "_")

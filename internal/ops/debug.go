@@ -31,7 +31,7 @@ type EventReport struct {
 	Explained bool `json:"explained"`
 	// Observers say by the present configuration whether the event matches. It may have been another one at its time.
 	Observers []observer.Explanation `json:"observers"`
-	// Deliveries are the jobs that exist. Finished ones are removed after a while.
+	// Deliveries are the jobs that exist, and what became of those that were finished long ago.
 	Deliveries []Delivery `json:"deliveries"`
 }
 
@@ -125,7 +125,28 @@ func (q Question) deliveries(ctx context.Context, db DB, id uuid.UUID) ([]Delive
 			deliveries = append(deliveries, d)
 		}
 	}
-	return deliveries, nil
+	return q.moved(ctx, db, id, deliveries)
+}
+
+// moved adds the deliveries that have left River's table. One that is in both is River's: it was retried by hand after its
+// move, or moved between the two queries.
+func (q Question) moved(ctx context.Context, db DB, id uuid.UUID, known []Delivery) ([]Delivery, error) {
+	rows, err := store.New().OutcomesOfEvent(ctx, db, id)
+	if err != nil {
+		return nil, fmt.Errorf("find the outcomes of event %s: %w", id, err)
+	}
+	for _, row := range rows {
+		same := func(d Delivery) bool { return d.DeliveryID != nil && *d.DeliveryID == row.DeliveryID }
+		if (q.Only != "" && q.Only != row.Observer) || slices.ContainsFunc(known, same) {
+			continue
+		}
+		d, err := ofOutcome(row)
+		if err != nil {
+			return nil, err
+		}
+		known = append(known, d)
+	}
+	return known, nil
 }
 
 // withoutEvent reports on jobs whose event is not stored: rows that are no events, one report for each row.

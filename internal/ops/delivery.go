@@ -26,6 +26,8 @@ type Delivery struct {
 	// State is River's: available, running, scheduled, retryable, pending, completed, cancelled, discarded.
 	State      string `json:"state"`
 	DeadLetter bool   `json:"dead_letter"`
+	// Moved: it has left River's table and is in weir.outcome alone; JobID is what it was.
+	Moved bool `json:"moved"`
 	// Reason is a short code that says why it is a dead letter, "" for a delivery that is none.
 	Reason      string     `json:"reason"`
 	Attempt     int        `json:"attempt"`

@@ -50,7 +50,7 @@ func Doctor(ctx context.Context, db DB, source *pgx.Conn, cfg capture.Config) (*
 	c := checkup{db: db, source: source, cfg: cfg.WithDefaults()}
 	for _, check := range []func(context.Context) error{
 		c.migrated,
-		c.owner,
+		c.partitions,
 		c.preflight,
 		c.columns,
 		c.readable,
@@ -95,23 +95,23 @@ func (c *checkup) migrated(ctx context.Context) error {
 	return nil
 }
 
-// owner: the worker makes a partition for each day, which takes the owner of the table.
-func (c *checkup) owner(ctx context.Context) error {
-	const check = "ownership of schema weir"
-	var role, owner string
+// partitions: the worker makes and drops those of each day through functions that run as their owner.
+func (c *checkup) partitions(ctx context.Context) error {
+	const check = "partitions of schema weir"
+	var role string
 	var may bool
 	err := c.db.QueryRow(ctx, `
-		SELECT current_user::text, pg_get_userbyid(c.relowner)::text, pg_has_role(current_user, c.relowner, 'USAGE')
-		  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		 WHERE n.nspname = 'weir' AND c.relname = 'event'`).Scan(&role, &owner, &may)
+		SELECT current_user::text, bool_and(has_function_privilege(p.oid, 'EXECUTE'))
+		  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+		 WHERE n.nspname = 'weir' AND p.proname IN ('ensure_partitions', 'drop_partition') HAVING count(*) = 2`).Scan(&role, &may)
 	switch {
 	case notFound(err): // not migrated, as said
 		return nil
 	case err != nil:
 		return fmt.Errorf("check %s: %w", check, err)
 	case !may:
-		c.add(check, LevelError, fmt.Sprintf("role %s may not make the daily partitions, which belong to %s", role, owner),
-			fmt.Sprintf("GRANT %s TO %s;", quoted(owner), quoted(role)))
+		c.add(check, LevelError, fmt.Sprintf("role %s may not make and drop the daily partitions", role),
+			fmt.Sprintf("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA weir TO %s;", quoted(role)))
 	default:
 		c.ok(check)
 	}

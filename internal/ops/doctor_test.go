@@ -41,7 +41,7 @@ func TestDoctorFindsAHealthyDatabase(t *testing.T) {
 	if !d.Healthy {
 		t.Errorf("findings %+v", d.Findings)
 	}
-	for _, check := range []string{"schema weir", "ownership of schema weir", "publication", "change log columns", "row-level security"} {
+	for _, check := range []string{"schema weir", "partitions of schema weir", "publication", "change log columns", "row-level security"} {
 		one(t, d, check, ops.LevelOK)
 	}
 	limit := one(t, d, "max_slot_wal_keep_size", ops.LevelWarning)
@@ -106,7 +106,7 @@ func TestDoctorRowLevelSecurity(t *testing.T) {
 	one(t, diagnose(t, db, source, slotOf(t, db)), "publication", ops.LevelOK)
 	exec(t, db, fmt.Sprintf(`GRANT USAGE ON SCHEMA weir TO %s; GRANT SELECT ON weir.checkpoint TO %[1]s`, role))
 	d = diagnose(t, source, source, slotOf(t, db))
-	one(t, d, "ownership of schema weir", ops.LevelError)
+	one(t, d, "partitions of schema weir", ops.LevelError)
 }
 
 func TestDoctorCheckpoint(t *testing.T) {

@@ -8,6 +8,8 @@ package store
 import (
 	"context"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 const countDeadLetters = `-- name: CountDeadLetters :many
@@ -116,24 +118,37 @@ func (q *Queries) DeleteDeadLetters(ctx context.Context, db DBTX, ids []int64) (
 }
 
 const deliveriesOf = `-- name: DeliveriesOf :one
-SELECT count(*)
-FROM weir.river_job
-WHERE args @> jsonb_build_object('event_id', $1::text, 'pk', $2::bigint, 'observer', $3::text)
-  AND kind <> 'weir_change'
+SELECT (
+    SELECT count(*)
+    FROM weir.river_job
+    WHERE args @> jsonb_build_object('event_id', $1::text, 'pk', $2::bigint, 'observer', $3::text)
+      AND kind <> 'weir_change'
+) + (
+    SELECT count(*)
+    FROM weir.outcome o
+    WHERE o.event_id = $4::uuid AND o.event_pk = $2::bigint AND o.observer = $3::text
+) AS deliveries
 `
 
 type DeliveriesOfParams struct {
-	EventID  string
-	PK       int64
-	Observer string
+	EventText string
+	PK        int64
+	Observer  string
+	EventID   uuid.UUID
 }
 
-// DeliveriesOf counts the jobs of an observer's actions for an event, by River's index on args.
-func (q *Queries) DeliveriesOf(ctx context.Context, db DBTX, arg DeliveriesOfParams) (int64, error) {
-	row := db.QueryRow(ctx, deliveriesOf, arg.EventID, arg.PK, arg.Observer)
-	var count int64
-	err := row.Scan(&count)
-	return count, err
+// DeliveriesOf counts the deliveries of an observer's actions for an event: by River's index on args, and those that have
+// left its table.
+func (q *Queries) DeliveriesOf(ctx context.Context, db DBTX, arg DeliveriesOfParams) (int32, error) {
+	row := db.QueryRow(ctx, deliveriesOf,
+		arg.EventText,
+		arg.PK,
+		arg.Observer,
+		arg.EventID,
+	)
+	var deliveries int32
+	err := row.Scan(&deliveries)
+	return deliveries, err
 }
 
 const getDeadLetter = `-- name: GetDeadLetter :one

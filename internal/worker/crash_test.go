@@ -75,7 +75,7 @@ func TestCrash(t *testing.T) {
 	const matching = `FROM core.tb_entity_change_log WHERE (object_data->>'even')::boolean`
 	want := r.one("SELECT count(*)::text " + matching)
 	r.awaitFor(2*time.Minute, "all jobs", func() bool {
-		return r.one("SELECT (count(*) >= $1::text::bigint)::text FROM weir.river_job", want) == "true"
+		return r.one("SELECT (count(*) >= $1::text::bigint)::text FROM job", want) == "true"
 	})
 	r.exec(`SELECT pg_logical_emit_message(true, 'test', 'something later')`)
 	time.Sleep(time.Second) // a repeat would come now
@@ -96,11 +96,11 @@ func (r *rig) writeCrash() string {
 // checkCrash compares the jobs with the change log, which is the truth.
 func (r *rig) checkCrash(matching, want string) {
 	r.t.Helper()
-	if got := r.one("SELECT count(*) || ' ' || count(DISTINCT (args->>'pk', args->>'observer', args->>'action')) FROM weir.river_job"); got != want+" "+want {
+	if got := r.one("SELECT count(*) || ' ' || count(DISTINCT (args->>'pk', args->>'observer', args->>'action')) FROM job"); got != want+" "+want {
 		r.t.Errorf("jobs and distinct deliveries: %s, want %s of both", got, want)
 	}
 	if lost := r.one("SELECT count(*)::text FROM (SELECT pk_entity_change_log " + matching +
-		" EXCEPT SELECT (args->>'pk')::bigint FROM weir.river_job) l"); lost != "0" {
+		" EXCEPT SELECT (args->>'pk')::bigint FROM job) l"); lost != "0" {
 		r.t.Errorf("%s changes lost", lost)
 	}
 	if events := r.one(`SELECT (count(*) = (SELECT count(*) FROM core.tb_entity_change_log))::text FROM weir.event`); events != "true" {
@@ -110,7 +110,7 @@ func (r *rig) checkCrash(matching, want string) {
 		SELECT count(*)::text FROM (
 			SELECT row_number() OVER (ORDER BY (args->>'lsn')::pg_lsn, (args->>'tx_index')::bigint)
 			     - row_number() OVER (ORDER BY pg_xact_commit_timestamp(l.xmin), l.pk_entity_change_log) AS off
-			  FROM weir.river_job j JOIN core.tb_entity_change_log l ON l.pk_entity_change_log = (args->>'pk')::bigint) o
+			  FROM job j JOIN core.tb_entity_change_log l ON l.pk_entity_change_log = (args->>'pk')::bigint) o
 		 WHERE off <> 0`)
 	if disorder != "0" {
 		r.t.Errorf("%s jobs are not in commit order", disorder)

@@ -45,7 +45,7 @@ func TestOneCommitOneSignedWebhook(t *testing.T) {
 		t.Errorf("data %s", data)
 	}
 	r.await("completed", func() bool { return r.jobs("state = 'completed'") == "1" })
-	args := r.one("SELECT (SELECT string_agg(k, ' ' ORDER BY k) FROM jsonb_object_keys(args) k) FROM weir.river_job")
+	args := r.one("SELECT (SELECT string_agg(k, ' ' ORDER BY k) FROM jsonb_object_keys(args) k) FROM job")
 	if args != "action day entity entity_id event_id event_type lsn observer pk tx_index" {
 		t.Errorf("job arguments: %s", args)
 	}
@@ -59,7 +59,7 @@ func TestOneCommitOneSignedWebhook(t *testing.T) {
 			t.Errorf("/metrics lacks %s", want)
 		}
 	}
-	for _, text := range []string{metrics, r.one("SELECT string_agg(j::text, '') FROM weir.river_job j")} {
+	for _, text := range []string{metrics, r.one("SELECT string_agg(j::text, '') FROM job j")} {
 		if strings.Contains(text, secret[6:]) {
 			t.Error("the secret leaked")
 		}
@@ -221,7 +221,7 @@ func TestInnerAddressesAreRefused(t *testing.T) {
 	r.order(`{}`)
 	r.await("refusals", func() bool { return r.jobs(deadLetter) == "5" })
 	if n := r.jobs("metadata->>'weir_dead_letter' = 'blocked_address' AND errors::text LIKE '%outbound.allow%'"); n != "5" {
-		t.Errorf("%s of 5 dead letters say why: %s", n, r.one("SELECT string_agg(errors::text, ' ') FROM weir.river_job"))
+		t.Errorf("%s of 5 dead letters say why: %s", n, r.one("SELECT string_agg(errors::text, ' ') FROM job"))
 	}
 	run.stop(t)
 	r.exec("DELETE FROM weir.river_job")
@@ -299,7 +299,7 @@ func TestSoftStop(t *testing.T) {
 	r.order(`{}`)
 	<-arrived
 	run.stop(t) // after shutdown_timeout it is cut off
-	if got := r.one("SELECT state || ' ' || attempt FROM weir.river_job WHERE state <> 'completed'"); got != "available 0" {
+	if got := r.one("SELECT state || ' ' || attempt FROM job WHERE state <> 'completed'"); got != "available 0" {
 		t.Fatalf("a delivery that was cut off is %s, want it available with no attempt used", got)
 	}
 	rc.behave(nil)

@@ -47,7 +47,7 @@ func TestDatabaseAction(t *testing.T) {
 	if got := r.one("SELECT string_agg(total || ' ' || note, '|') FROM app.effect"); got != "100.10 it's {{ x }}" {
 		t.Errorf("effects: %s", got)
 	}
-	if got := r.one("SELECT metadata->'output'->>'result' || ', ' || (metadata->'output'->>'body') FROM weir.river_job"); got != "delivered, done: it's {{ x }}" {
+	if got := r.one("SELECT metadata->'output'->>'result' || ', ' || (metadata->'output'->>'body') FROM job"); got != "delivered, done: it's {{ x }}" {
 		t.Errorf("outcome: %s", got)
 	}
 }
@@ -126,11 +126,11 @@ func TestCrashExactlyOnceUnderStop(t *testing.T) {
 
 // takenOver: the worker has been declared dead, and the job is run by somebody else, or had been completed before.
 const takenOver = `SELECT (NOT EXISTS (SELECT FROM weir.worker WHERE client_id = $1)
-	AND (state = 'completed' OR attempted_by[array_upper(attempted_by, 1)] <> $1))::text FROM weir.river_job`
+	AND (state = 'completed' OR attempted_by[array_upper(attempted_by, 1)] <> $1))::text FROM job`
 
 // givenBack: the worker has been declared dead, and nobody runs the job, or it had been completed before.
 const givenBack = `SELECT (NOT EXISTS (SELECT FROM weir.worker WHERE client_id = $1) AND state IN ('available', 'completed'))::text
-	FROM weir.river_job`
+	FROM job`
 
 // stoppedWorker is a worker that is stopped in the middle of a database action.
 type stoppedWorker struct {
@@ -237,7 +237,7 @@ func (s *stoppedWorker) check(t *testing.T) {
 		t.Errorf("%s effects of one event", got)
 	}
 	if got := s.r.jobs("state = 'completed' AND attempt = 1"); got != "1" {
-		t.Errorf("%s jobs are completed in their first attempt:\n%s", got, s.r.one("SELECT json_agg(j)::text FROM weir.river_job j"))
+		t.Errorf("%s jobs are completed in their first attempt:\n%s", got, s.r.one("SELECT json_agg(j)::text FROM job j"))
 	}
 	if strings.Contains(s.victim.log.String(), "panic") {
 		t.Error("the stopped worker panicked")

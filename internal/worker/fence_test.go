@@ -46,7 +46,7 @@ func TestCrashWithoutTheRightToEndSessions(t *testing.T) {
 func (r *rig) giveAway() {
 	r.t.Helper()
 	var id int64
-	if err := r.conn.QueryRow(r.t.Context(), "SELECT id FROM weir.river_job WHERE state = 'running'").Scan(&id); err != nil {
+	if err := r.conn.QueryRow(r.t.Context(), "SELECT id FROM job WHERE state = 'running'").Scan(&id); err != nil {
 		r.t.Fatal(err)
 	}
 	rescued, err := store.New().RescueJobs(r.t.Context(), r.conn, store.RescueJobsParams{Mine: []int64{id}, MaxRows: 1, MaxDeaths: 5})
@@ -76,7 +76,7 @@ func TestLateConclusionFindsNothing(t *testing.T) {
 		return r.one(`SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database()
 			AND state = 'idle' AND query LIKE '%JobSetStateIfRunningMany%'`) != "0"
 	})
-	if state := r.one("SELECT state::text FROM weir.river_job"); state != "running" {
+	if state := r.one("SELECT state::text FROM job"); state != "running" {
 		t.Errorf("the second attempt was concluded by the first: %s", state)
 	}
 	close(release)

@@ -76,7 +76,6 @@ func (l *life) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.stream.Run(ctx) })
 	group.Go(func() error { return l.deliver(ctx) })
-	group.Go(func() error { return l.keepPartitions(ctx) })
 	group.Go(func() error {
 		select {
 		case <-l.lease.Lost():
@@ -142,7 +141,7 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 	history := index.New(eventCache)
 	l.queue, err = jobs.New(jobs.Options{
 		Pool: l.pool, Functions: functions, Lease: l.lease, Index: history, Reader: reader, Observers: observers,
-		Endpoints: l.cfg.Endpoints, ClientID: l.clientID, SoftStop: l.cfg.ShutdownTimeout.Std(), Logger: l.log,
+		Endpoints: l.cfg.Endpoints, History: l.cfg.History, ClientID: l.clientID, SoftStop: l.cfg.ShutdownTimeout.Std(), Logger: l.log,
 		RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
 	})
 	if err != nil {
@@ -239,35 +238,6 @@ func (l *life) checkEncoding(ctx context.Context) error {
 	}
 }
 
-func (l *life) ensurePartitions(ctx context.Context) error {
-	today := time.Now().UTC().Truncate(24 * time.Hour)
-	_, err := store.New().EnsurePartitions(ctx, l.pool, store.EnsurePartitionsParams{
-		First: today.AddDate(0, 0, -1), Last: today.AddDate(0, 0, partitionDays),
-	})
-	if err != nil {
-		return fmt.Errorf("make partitions: %w", err)
-	}
-	return nil
-}
-
-// keepPartitions makes partitions ahead of time. Nothing waits for it: events of a day that has none go to the default
-// partition, and are moved when it is made.
-func (l *life) keepPartitions(ctx context.Context) error {
-	for {
-		wait := partitionEvery
-		if err := l.ensurePartitions(ctx); err != nil && ctx.Err() == nil {
-			wait = partitionAgain
-			l.log.Warn("partitions not made, trying again later; that takes the role that owns schema weir, or a member of it",
-				"error", err, "again_in", wait)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-	}
-}
-
 // observers compiles those of a configuration, with a client of their own.
 func (l *life) observers(cfg *config.Config) (*observer.Set, *outbound.Client, error) {
 	client := outbound.New(cfg.Outbound)
@@ -282,7 +252,7 @@ func (l *life) reload(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := l.queue.Swap(set, cfg.Endpoints); err != nil {
+	if err := l.queue.Swap(set, cfg.Endpoints, cfg.History); err != nil {
 		return err
 	}
 	l.client.CloseIdleConnections() // those in use close when they have been idle for a minute

@@ -59,7 +59,7 @@ func TestCrashBigTransaction(t *testing.T) {
 		t.Errorf("the second worker took %v changes, want the %d after the checkpoint", got, rows-stored)
 	}
 	want := fmt.Sprintf("%d %d", rows, rows)
-	if got := r.one("SELECT (SELECT count(*) FROM weir.event) || ' ' || count(DISTINCT args->>'pk') FROM weir.river_job"); got != want {
+	if got := r.one("SELECT (SELECT count(*) FROM weir.event) || ' ' || count(DISTINCT args->>'pk') FROM job"); got != want {
 		t.Errorf("events and jobs: %s, want %s", got, want)
 	}
 	t.Logf("killed at %d of %d rows; resident at the peak: %d MB before, %d MB after", stored, rows, peaks[0]>>20, peaks[1]>>20)

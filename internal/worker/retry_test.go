@@ -81,14 +81,14 @@ func TestRetryAfterIsFreeForADay(t *testing.T) {
 		t.Error("the pause is not what the receiver asked for")
 	}
 	if got := r.jobs("errors IS NULL AND metadata #>> '{output,result}' = 'waiting'"); got != "1" {
-		t.Errorf("the job: %s", r.one("SELECT j::text FROM weir.river_job j"))
+		t.Errorf("the job: %s", r.one("SELECT j::text FROM job j"))
 	}
 	r.waitingSince("24 h 1 min")
 	r.await("the dead letter", func() bool { return r.jobs("state = 'discarded'") == "1" })
 	if got := r.one("SELECT string_agg(attempt || ' ' || state, ', ' ORDER BY ended) FROM attempt WHERE attempt > 0"); got != "1 available, 2 discarded" {
 		t.Errorf("after a day the attempts are %s", got)
 	}
-	texts := r.one("SELECT string_agg(e->>'error', ', ' ORDER BY e->>'error') FROM weir.river_job, unnest(errors) e")
+	texts := r.one("SELECT string_agg(e->>'error', ', ' ORDER BY e->>'error') FROM job, unnest(errors) e")
 	if want := rc.URL + " answered 429 Too Many Requests, " + rc.URL + " answered 503 Service Unavailable"; texts != want {
 		t.Errorf("its errors: %s, want %s", texts, want)
 	}
@@ -109,7 +109,7 @@ func (r *rig) waitingSince(ago string) {
 	r.exec(`UPDATE weir.river_job SET metadata = jsonb_set(metadata, '{weir_waiting_since}',
 		to_jsonb(to_char((now() - $1::interval) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')), false)`, ago)
 	if r.jobs("metadata ? 'weir_waiting_since'") != "1" {
-		r.t.Fatalf("the job does not say since when it waits: %s", r.one("SELECT metadata::text FROM weir.river_job"))
+		r.t.Fatalf("the job does not say since when it waits: %s", r.one("SELECT metadata::text FROM job"))
 	}
 }
 
@@ -147,7 +147,7 @@ func TestUnknownObserverWaitsForAnHour(t *testing.T) {
 	for observer, kind := range map[string]string{"hook": "weir_webhook", "picky": "weir_change"} {
 		if got := r.jobs(`metadata->>'weir_dead_letter' = 'unknown_observer' AND args->>'observer' = '` + observer + `' AND kind = '` + kind +
 			`' AND errors[array_upper(errors, 1)]->>'error' LIKE '%no observer ` + observer + `%'`); got != "1" {
-			t.Errorf("%s: the dead letter does not say why: %s", observer, r.one("SELECT string_agg(j::text, E'\n') FROM weir.river_job j"))
+			t.Errorf("%s: the dead letter does not say why: %s", observer, r.one("SELECT string_agg(j::text, E'\n') FROM job j"))
 		}
 	}
 	run.stop(t)

@@ -96,11 +96,20 @@ func TestRoleThatOwnsNothing(t *testing.T) {
 	r.asRole(t, "REPLICATION BYPASSRLS", `GRANT USAGE ON SCHEMA weir, core TO {role};
 		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA weir TO {role};
 		GRANT USAGE ON ALL SEQUENCES IN SCHEMA weir TO {role};
+		GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA weir TO {role};
 		GRANT SELECT ON core.tb_entity_change_log TO {role}`)
+	ahead := "event_" + time.Now().UTC().AddDate(0, 0, 7).Format("20060102")
+	r.exec("DROP TABLE weir." + ahead)
+	r.exec("CREATE TABLE weir.event_20200101 PARTITION OF weir.event FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')")
 	rc := newReceiver(t, nil)
 	r.started(hook(rc.URL, ""))
 	r.order(`{}`)
-	r.await("the delivery", func() bool { return len(rc.seen()) == 1 && r.jobs("state = 'completed'") == "1" })
+	r.await("the delivery", func() bool {
+		return len(rc.seen()) == 1 && r.jobs("kind = 'weir_webhook' AND state = 'completed'") == "1"
+	})
+	r.await("a partition made, another dropped", func() bool {
+		return r.one("SELECT (to_regclass('weir.'||$1) IS NOT NULL AND to_regclass('weir.event_20200101') IS NULL)::text", ahead) == "true"
+	})
 }
 
 func TestMissingGrantsAreNamed(t *testing.T) {
@@ -260,7 +269,7 @@ func TestBadRowThatIsRefused(t *testing.T) {
 	r.order(`{}`)
 	r.awaitFor(15*time.Second, "the delivery", func() bool { return len(rc.seen()) == 1 })
 	r.await("the dead letter", func() bool { return r.jobs(deadLetter) == "1" })
-	if got := r.one("SELECT args->>'reason' FROM weir.river_job WHERE kind = 'weir_change'"); !strings.Contains(got, "UPSERT") {
+	if got := r.one("SELECT args->>'reason' FROM job WHERE kind = 'weir_change'"); !strings.Contains(got, "UPSERT") {
 		t.Errorf("reason %s", got)
 	}
 }

@@ -27,12 +27,8 @@ const (
 	// concurrency, which is what limits them.
 	functionConns = 10000
 	// eventCache is how many bytes of recent events are kept for their deliveries.
-	eventCache = 16 << 20
-	// Partitions are made this many days ahead, and looked after this often; a failure is repeated sooner.
-	partitionDays  = 7
-	partitionEvery = 6 * time.Hour
-	partitionAgain = 10 * time.Minute
-	retryDatabase  = 2 * time.Second
+	eventCache    = 16 << 20
+	retryDatabase = 2 * time.Second
 )
 
 // Options is what a Worker needs beside its configuration.

@@ -1,0 +1,70 @@
+-- name: DropPartition :one
+-- DropPartition drops the oldest daily partition before a day and returns its name, "" when there is none.
+SELECT coalesce(weir.drop_partition(@before::date), '')::text AS dropped;
+
+-- name: TakeCompleted :many
+-- TakeCompleted removes jobs that were completed long enough ago, the oldest first. What another mover has locked is passed
+-- over.
+DELETE FROM weir.river_job
+WHERE id IN (
+    SELECT id FROM weir.river_job
+    WHERE state = 'completed' AND finalized_at <= now() - @age::interval AND kind LIKE 'weir\_%' AND kind <> 'weir_housekeeping'
+    ORDER BY finalized_at
+    LIMIT @max_rows::integer
+    FOR UPDATE SKIP LOCKED)
+RETURNING id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors;
+
+-- name: TakeCancelled :many
+-- TakeCancelled is TakeCompleted for jobs that were cancelled and are no dead letters.
+DELETE FROM weir.river_job
+WHERE id IN (
+    SELECT id FROM weir.river_job
+    WHERE state = 'cancelled' AND NOT metadata ? 'weir_dead_letter' AND finalized_at <= now() - @age::interval
+      AND kind LIKE 'weir\_%' AND kind <> 'weir_housekeeping'
+    ORDER BY finalized_at
+    LIMIT @max_rows::integer
+    FOR UPDATE SKIP LOCKED)
+RETURNING id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors;
+
+-- name: RecordOutcome :batchexec
+-- RecordOutcome: a delivery that was retried by hand after it had been moved has one outcome, the last.
+INSERT INTO weir.outcome (
+    day, delivery_id, event_id, event_pk, observer, action, action_type, endpoint, entity_type, entity_id, state, attempts,
+    started_at, finished_at, duration_ms, response_status, error, payload)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+ON CONFLICT (delivery_id, day) DO UPDATE SET
+    state = excluded.state, attempts = excluded.attempts, started_at = excluded.started_at, finished_at = excluded.finished_at,
+    duration_ms = excluded.duration_ms, response_status = excluded.response_status, error = excluded.error,
+    payload = excluded.payload, recorded_at = now();
+
+-- name: OutcomesOfEvent :many
+-- OutcomesOfEvent are the deliveries of an event that have left River's table.
+SELECT delivery_id, day, event_id, event_pk, observer, action, action_type, endpoint, entity_type, entity_id, state, attempts,
+       started_at, finished_at, error, payload
+FROM weir.outcome
+WHERE event_id = @event_id
+ORDER BY finished_at, delivery_id;
+
+-- name: PruneEvents :execrows
+-- PruneEvents removes old events from the default partition that no job names.
+DELETE FROM weir.event_default e
+WHERE (e.id, e.pk, e.day) IN (
+    SELECT d.id, d.pk, d.day FROM weir.event_default d
+    WHERE d.day < @before::date
+      AND NOT EXISTS (
+          SELECT FROM weir.river_job j
+          WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
+    LIMIT @max_rows::integer);
+
+-- name: PruneOutcomes :execrows
+-- PruneOutcomes removes old outcomes from the default partition. A dead letter that was retried late is kept from then on.
+DELETE FROM weir.outcome_default o
+WHERE (o.delivery_id, o.day) IN (
+    SELECT d.delivery_id, d.day FROM weir.outcome_default d
+    WHERE d.day < @before::date AND coalesce(d.finished_at, d.recorded_at) < @before::date
+    LIMIT @max_rows::integer);
+
+-- name: DeleteHousekeeping :exec
+-- DeleteHousekeeping removes the job of housekeeping itself, and earlier ones that were left.
+DELETE FROM weir.river_job
+WHERE kind = 'weir_housekeeping' AND (id = @id OR state IN ('cancelled', 'completed', 'discarded'));

@@ -1,0 +1,138 @@
+package jobs
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/index"
+	"github.com/fraiseql/weir/internal/setting"
+)
+
+// keepHouse does once what the periodic job does.
+func (r *rig) keepHouse(retention, finished time.Duration) {
+	r.t.Helper()
+	keep, age := setting.Duration(retention), setting.Duration(finished)
+	r.q.setHistory(index.Config{Retention: &keep, FinishedJobs: &age})
+	var log strings.Builder
+	r.q.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	check(r.t, (&housekeeper{queue: r.q}).Work(r.t.Context(), &river.Job[housekeepingArgs]{JobRow: &rivertype.JobRow{}}))
+	if log.Len() > 0 {
+		r.t.Error(log.String())
+	}
+}
+
+const month = 30 * 24 * time.Hour
+
+// finish makes the job of a row of the change log a finished one.
+func (r *rig) finish(pk int64, state, metadata, age string) {
+	r.t.Helper()
+	r.exec(`UPDATE weir.river_job SET state = $2::weir.river_job_state, metadata = $3::jsonb, attempt = 2, attempted_at = now() - $4::interval,
+		finalized_at = now() - $4::interval, errors = ARRAY['{"at":"2026-01-01T00:00:00Z","attempt":1,"error":"first","trace":""}'::jsonb]
+		WHERE args->>'pk' = $1::bigint::text`, pk, state, metadata, age)
+}
+
+func TestMoverLeavesWhatIsNeeded(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	for pk := range int64(8) {
+		r.commit(order(pk, `{}`))
+	}
+	r.commit(event.Change{Event: order(9, `{}`).Event, Reason: "bad"})
+	r.finish(0, "completed", `{"output":{"result":"delivered","status":204,"body":"ok","duration_ms":17}}`, "25 h")
+	r.finish(1, "completed", `{}`, "23 h")
+	r.finish(2, "cancelled", `{"weir_dead_letter":"status_404"}`, "25 h")
+	r.finish(3, "cancelled", `{"output":{"result":"dropped","duration_ms":1}}`, "25 h")
+	r.finish(4, "cancelled", `{"cancel_attempted_at":"2026-01-01T00:00:00Z"}`, "25 h")
+	r.finish(5, "discarded", `{}`, "25 h")
+	r.finish(6, "completed", `{}`, "25 h")
+	r.finish(9, "completed", `{}`, "25 h")
+	// Its outcome is there: it was retried by hand after its move.
+	r.keepHouse(10*365*24*time.Hour, 24*time.Hour)
+	got := r.lines(`SELECT concat_ws(' ', event_pk, state, attempts, action_type, endpoint, response_status, duration_ms, error, payload->'output'->>'body')
+		FROM weir.outcome ORDER BY event_pk`)
+	want := []string{
+		"0 delivered 2 log log 204 17 first ok", "3 dropped 2 log log 1 first", "4 cancelled 2 log log first", "6 delivered 2 log log first",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("outcomes:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if left := r.lines("SELECT args->>'pk' FROM weir.river_job ORDER BY 1"); strings.Join(left, " ") != "1 2 5 7" {
+		t.Errorf("left are %v, want 1 (not long ago), 2 and 5 (dead letters), 7 (unfinished)", left)
+	}
+	if n := r.metric("weir_jobs_moved_total"); n != 5 {
+		t.Errorf("%v moved, want 5", n)
+	}
+}
+
+func TestMoverMeetsAnOutcome(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	r.commit(order(1, `{}`))
+	r.finish(1, "completed", `{}`, "25 h")
+	r.exec(`CREATE TABLE kept AS SELECT * FROM weir.river_job`)
+	r.keepHouse(10*365*24*time.Hour, 0)
+	r.exec(`INSERT INTO weir.river_job SELECT * FROM kept`)
+	r.exec(`UPDATE weir.river_job SET attempt = 3`)
+	r.keepHouse(10*365*24*time.Hour, 0)
+	if got := r.lines(`SELECT count(*) || ' ' || max(attempts) || ' ' || (SELECT count(*) FROM weir.river_job) FROM weir.outcome`); got[0] != "1 3 0" {
+		t.Errorf("outcomes, attempts, jobs: %s, want 1 3 0", got[0])
+	}
+}
+
+// Partitions that are older than the retention go, and what unfinished jobs and dead letters need stays until it is no
+// longer needed.
+func TestPartitionsAreMadeAndDropped(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	r.exec("SELECT weir.ensure_partitions('2026-02-28', '2026-02-28')") // the day of order
+	for pk := range int64(4) {
+		r.commit(order(pk, `{}`))
+	}
+	r.finish(1, "completed", `{}`, "25 h")
+	r.finish(2, "cancelled", `{"weir_dead_letter":"status_404"}`, "25 h")
+	r.finish(3, "discarded", `{}`, "25 h")
+	today := time.Now().UTC()
+	r.exec("DROP TABLE weir.event_" + today.AddDate(0, 0, 7).Format("20060102"))
+	r.keepHouse(month, 24*time.Hour)
+	if got := r.lines("SELECT pk::text FROM weir.event_default ORDER BY 1"); strings.Join(got, " ") != "0 2 3" {
+		t.Errorf("kept events %v, want those of the unfinished job and of the dead letters", got)
+	}
+	if got := r.lines("SELECT relname::text FROM pg_class WHERE relname ~ '^(event|outcome)_202602'"); len(got) != 0 {
+		t.Errorf("left are %v", got)
+	}
+	if got := r.lines("SELECT coalesce(to_regclass('weir.event_" + today.AddDate(0, 0, 7).Format("20060102") + "')::text, 'missing')"); got[0] == "missing" {
+		t.Error("no partition was made for a week from today")
+	}
+	r.run()
+	r.await("the delivery of an event that was moved", `SELECT count(*) = 1 FROM weir.river_job WHERE args->>'pk' = '0' AND state = 'completed'`)
+	r.exec("DELETE FROM weir.river_job WHERE args->>'pk' = '2'")
+	r.keepHouse(month, 0)
+	r.await("the rest", `SELECT string_agg(pk::text, ' ') = '3' FROM weir.event`)
+	if n := r.metric("weir_partitions_dropped_total"); n != 2 {
+		t.Errorf("%v partitions dropped, want 2", n)
+	}
+}
+
+// The periodic job runs, never piles up, and leaves nothing behind.
+func TestHousekeepingIsPeriodic(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	r.exec("DROP TABLE weir.event_" + time.Now().UTC().AddDate(0, 0, 7).Format("20060102"))
+	for range 3 {
+		_, err := r.q.client.Insert(t.Context(), housekeepingArgs{}, nil)
+		check(t, err)
+	}
+	if n := r.lines("SELECT count(*)::text FROM weir.river_job"); n[0] != "1" {
+		t.Errorf("%s jobs of housekeeping at a time", n[0])
+	}
+	r.exec("DELETE FROM weir.river_job")
+	r.run()
+	r.await("housekeeping", "SELECT to_regclass('weir.event_"+time.Now().UTC().AddDate(0, 0, 7).Format("20060102")+"') IS NOT NULL")
+	r.await("no trace of it", `SELECT count(*) = 0 FROM weir.river_job`)
+}
