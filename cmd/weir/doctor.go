@@ -24,7 +24,7 @@ changed. The exit code is 1 if a finding would keep a worker from its work.`,
 
 func (a *app) doctor(ctx context.Context, _ []string) error {
 	return a.withBoth(ctx, func(s *settings, conn, source *pgx.Conn) error {
-		d, err := ops.Doctor(ctx, conn, source, s.capture)
+		d, err := ops.Doctor(ctx, conn, source, s.capture, s.name)
 		if err != nil {
 			return err
 		}

@@ -29,6 +29,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newMigrateCommand(a),
 		newDoctorCommand(a),
 		newValidateCommand(a),
+		newAdoptCommand(a),
 		newStatusCommand(a),
 		newDebugCommand(a),
 		newDeadLetterCommand(a),

@@ -44,6 +44,7 @@ type settings struct {
 	database config.URL
 	source   config.URL // the same as database unless the file says otherwise
 	capture  capture.Config
+	name     string // of the installation
 	from     string // where database comes from, for errors
 }
 
@@ -62,7 +63,7 @@ func (a *app) settings(ctx context.Context) (*settings, error) {
 	}
 	s.source = s.database
 	if s.file != nil {
-		s.capture = s.file.Source.Config
+		s.capture, s.name = s.file.Source.Config, s.file.Installation
 		if s.file.Source.URL != s.file.Database.URL {
 			s.source = s.file.Source.URL
 		}

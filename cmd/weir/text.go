@@ -64,10 +64,13 @@ func size(bytes int64) string {
 	return strconv.FormatFloat(value, 'f', 1, 64) + " " + unit
 }
 
-// count is a number with its noun, "1 dead letter" or "2 dead letters".
+// count is a number with its noun, "1 dead letter", "2 dead letters" or "2 deliveries".
 func count[N int | int64](n N, noun string) string {
 	if n == 1 {
 		return "1 " + noun
+	}
+	if stem, ok := strings.CutSuffix(noun, "y"); ok {
+		return fmt.Sprintf("%d %sies", n, stem)
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }

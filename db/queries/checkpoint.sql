@@ -1,21 +1,48 @@
 -- name: GetCheckpoint :one
 -- GetCheckpoint returns pgx.ErrNoRows before the first start.
-SELECT system_identifier, timeline, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
+SELECT system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
        events, commit_time, created_at, updated_at
 FROM weir.checkpoint;
 
 -- name: InsertCheckpoint :execrows
 -- InsertCheckpoint is for the first start: it changes nothing (0 rows) when there is a checkpoint already.
-INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn)
-VALUES (@system_identifier, @timeline, @installation, @slot, '0/0'::pg_lsn + @lsn::bigint)
+INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn)
+VALUES (@system_identifier, @timeline, @server, @database_system, @installation, @slot, '0/0'::pg_lsn + @lsn::bigint)
 ON CONFLICT DO NOTHING;
 
 -- name: TakeCheckpoint :one
 -- TakeCheckpoint makes the caller the owner. The new epoch fences the owner before: its next advance changes 0 rows.
 UPDATE weir.checkpoint
-SET epoch = epoch + 1, owner = @owner, updated_at = now()
-RETURNING system_identifier, timeline, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
+SET epoch = epoch + 1, owner = @owner, server = @server, database_system = @database_system, updated_at = now()
+RETURNING system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
           events, commit_time, created_at, updated_at;
+
+-- name: AdoptCheckpoint :execrows
+-- AdoptCheckpoint makes the checkpoint that of another source, for a worker that nobody has fenced since: 0 rows mean that
+-- one has come in between.
+UPDATE weir.checkpoint
+SET system_identifier = @system_identifier, timeline = @timeline, server = @server, database_system = @database_system,
+    installation = @installation, slot = @slot, lsn = '0/0'::pg_lsn + @lsn::bigint, tx_index = @tx_index, epoch = epoch + 1,
+    owner = '', state = 'streaming', updated_at = now()
+WHERE epoch = @epoch;
+
+-- name: CountUnfinished :one
+-- CountUnfinished counts the jobs that are not finished, of deliveries and of changes that are to be matched.
+SELECT count(*) FROM weir.river_job
+WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind LIKE 'weir\_%'
+  AND kind <> 'weir_housekeeping';
+
+-- name: CancelUnfinished :execrows
+-- CancelUnfinished cancels some of them for good, as River does for a job that nobody runs.
+UPDATE weir.river_job
+SET state = 'cancelled', finalized_at = now(),
+    metadata = jsonb_set(metadata, '{cancel_attempted_at}', to_jsonb(now()))
+WHERE id IN (
+    SELECT id FROM weir.river_job
+    WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind LIKE 'weir\_%'
+      AND kind <> 'weir_housekeeping'
+    LIMIT @max_rows::integer
+    FOR UPDATE SKIP LOCKED);
 
 -- name: AdvanceCheckpoint :execrows
 -- AdvanceCheckpoint is a compare-and-swap on position and epoch: 0 rows mean that somebody else owns the stream or has

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -13,88 +13,21 @@ import (
 	"github.com/fraiseql/weir/internal/store"
 )
 
-// checkpoint is the row of weir.checkpoint: how far the stream has been turned into events and jobs, of which server.
+// checkpoint is the row of weir.checkpoint: how far the stream has been turned into events and jobs, of which source.
 type checkpoint struct {
-	System       string // the source cluster's system identifier
-	Timeline     int32
-	Installation string
-	Slot         string
-	Position     event.Position
-	Epoch        int64 // grows with each owner; an owner with an older one is fenced
+	identity
+	Slot     string
+	Position event.Position
+	Epoch    int64      // grows with each owner; an owner with an older one is fenced
+	Commit   *time.Time // of the last transaction that was read; nil: none yet
 }
 
 // start is where a stream stands before it takes the slot.
 type start struct {
+	id         identity
 	checkpoint event.Position
 	confirmed  event.LSN // what the slot has been told
 	active     bool      // another worker has the slot
-}
-
-// identity is what tells one source from another.
-type identity struct {
-	system       string
-	timeline     int32
-	installation string
-}
-
-// verdict is what to do about a pair of slot and checkpoint.
-type verdict string
-
-const (
-	createTheSlot       verdict = "create the slot"
-	createTheCheckpoint verdict = "create the checkpoint at the slot's position"
-	readOn              verdict = "read on"
-)
-
-// judge decides how to start. It is pure: each of its rows is a test.
-func judge(cfg Config, id identity, slot *slotRow, cp *checkpoint) (verdict, error) {
-	if cp != nil {
-		if err := sameSource(id, cp); err != nil {
-			return "", err
-		}
-	}
-	switch {
-	case slot == nil && cp == nil:
-		return createTheSlot, nil
-	case slot == nil:
-		return "", &SetupError{
-			fmt.Sprintf("slot %s does not exist, but there is a checkpoint at %s", cfg.Slot, cp.Position.LSN), gapHint(cfg),
-		}
-	case cp == nil:
-		return createTheCheckpoint, nil
-	case cp.Slot != string(cfg.Slot):
-		return "", &SetupError{
-			fmt.Sprintf("the checkpoint belongs to slot %s, not to %s", cp.Slot, cfg.Slot),
-			fmt.Sprintf("set source.slot to %s, or remove the checkpoint to start anew: DELETE FROM weir.checkpoint;", cp.Slot),
-		}
-	case slot.Confirmed > cp.Position.LSN:
-		return "", &SetupError{
-			fmt.Sprintf("slot %s was moved to %s, past the checkpoint at %s", cfg.Slot, slot.Confirmed, cp.Position.LSN),
-			gapHint(cfg),
-		}
-	default:
-		return readOn, nil
-	}
-}
-
-// sameSource refuses a source that the checkpoint does not belong to: a copy must do no harm.
-func sameSource(id identity, cp *checkpoint) error {
-	const mend = "if this worker shall take over here, remove the checkpoint, which starts anew at the present: " +
-		"DELETE FROM weir.checkpoint;"
-	switch {
-	case id.system != cp.System:
-		return &SetupError{fmt.Sprintf("the source is another cluster than the checkpoint's (system identifier %s, not %s): "+
-			"this looks like a restored dump or a copy, so nothing is sent", id.system, cp.System), mend}
-	case id.timeline != cp.Timeline:
-		return &SetupError{fmt.Sprintf("the source is on timeline %d, the checkpoint on %d: a standby was promoted, "+
-			"so nothing is sent before somebody has looked", id.timeline, cp.Timeline), mend}
-	case id.installation != cp.Installation:
-		return &SetupError{
-			fmt.Sprintf("the checkpoint belongs to installation %q, this worker to %q", cp.Installation, id.installation),
-			fmt.Sprintf("set installation to %q, or %s", cp.Installation, mend),
-		}
-	}
-	return nil
 }
 
 // settle brings slot and checkpoint into being where they are missing, and refuses where continuity is not certain.
@@ -102,79 +35,42 @@ func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) 
 	if err := prepare(ctx, src, s.cfg); err != nil {
 		return start{}, err
 	}
-	id, err := s.identify(ctx)
-	if err != nil {
-		return start{}, err
-	}
 	for {
-		// The slot first: the checkpoint is never behind what the slot was told, so a checkpoint read later cannot
-		// look overtaken only because its owner was quick.
-		slot, err := readSlot(ctx, src, s.cfg)
-		if err != nil {
-			return start{}, fmt.Errorf("read the slot: %w", err)
-		}
-		if slot != nil {
-			if err := slot.usable(ctx, src, s.cfg); err != nil {
-				return start{}, err
-			}
-			if slot.Confirmed == 0 { // another worker is creating it: it has no position yet
-				sleep(ctx, standbyPoll)
-				if ctx.Err() != nil {
-					return start{}, ctx.Err()
-				}
-				continue
-			}
-		}
-		cp, err := readCheckpoint(ctx, dst)
+		seen, err := look(ctx, src, dst, s.cfg, s.opts.Installation)
 		if err != nil {
 			return start{}, err
 		}
-		if slot == nil && cp != nil { // really gone, or another worker has made both since we looked
-			made, err := readSlot(ctx, src, s.cfg)
-			if err != nil {
-				return start{}, fmt.Errorf("read the slot: %w", err)
+		if seen.slot != nil && seen.slot.Confirmed == 0 { // another worker is creating it: it has no position yet
+			sleep(ctx, standbyPoll)
+			if ctx.Err() != nil {
+				return start{}, ctx.Err()
 			}
-			if made != nil {
-				continue
-			}
+			continue
 		}
-		todo, err := judge(s.cfg, id, slot, cp)
+		todo, err := judge(s.cfg, seen)
 		if err != nil {
 			return start{}, err
 		}
 		switch todo {
 		case createTheSlot:
 			s.log.Info("creating the replication slot", "slot", s.cfg.Slot)
-			watch := func(ctx context.Context) (*pgx.Conn, error) {
+			err = createSlot(ctx, src, s.cfg, s.log, func(ctx context.Context) (*pgx.Conn, error) {
 				return sourceConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
-			}
-			err = createSlot(ctx, src, s.cfg, s.log, watch)
+			})
 		case createTheCheckpoint:
 			err = insertCheckpoint(ctx, dst, checkpoint{
-				System: id.system, Timeline: id.timeline, Installation: id.installation, Slot: string(s.cfg.Slot),
-				Position: event.Position{LSN: slot.Confirmed},
+				identity: seen.identity, Slot: string(s.cfg.Slot), Position: event.Position{LSN: seen.slot.Confirmed},
 			})
 		case readOn:
-			return start{checkpoint: cp.Position, confirmed: slot.Confirmed, active: slot.Active}, nil
+			return start{
+				id: seen.identity.or(seen.checkpoint.identity), checkpoint: seen.checkpoint.Position, confirmed: seen.slot.Confirmed,
+				active: seen.slot.Active,
+			}, nil
 		}
 		if err != nil {
 			return start{}, err
 		}
 	}
-}
-
-// identify asks over the replication protocol, which needs no privilege beyond it and knows the timeline at once.
-func (s *Stream) identify(ctx context.Context) (identity, error) {
-	repl, err := replicationConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
-	if err != nil {
-		return identity{}, fmt.Errorf("open a replication connection: %w", err)
-	}
-	defer func() { _ = repl.Close(context.WithoutCancel(ctx)) }()
-	sys, err := pglogrepl.IdentifySystem(ctx, repl)
-	if err != nil {
-		return identity{}, fmt.Errorf("identify the source: %w", err)
-	}
-	return identity{system: sys.SystemID, timeline: sys.Timeline, installation: s.opts.Installation}, nil
 }
 
 // ingestConnect opens the one connection that writes checkpoint, events and jobs.
@@ -183,7 +79,7 @@ func ingestConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error)
 	if err != nil {
 		return nil, fmt.Errorf("database.url: %w", err)
 	}
-	cfg.RuntimeParams["application_name"] = "weir:" + clientID
+	cfg.RuntimeParams["application_name"] = appPrefix + clientID
 	cfg.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -234,17 +130,24 @@ func readCheckpoint(ctx context.Context, db store.DBTX) (*checkpoint, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the checkpoint: %w", migrationsMissing(err))
 	}
+	return checkpointOf(row), nil
+}
+
+func checkpointOf(row store.GetCheckpointRow) *checkpoint {
 	return &checkpoint{
-		System: row.SystemIdentifier, Timeline: row.Timeline, Installation: row.Installation, Slot: row.Slot,
-		Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch,
-	}, nil
+		identity: identity{
+			System: row.SystemIdentifier, Timeline: row.Timeline, Server: parseServer(row.Server),
+			DatabaseSystem: row.DatabaseSystem, Installation: row.Installation,
+		},
+		Slot: row.Slot, Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch, Commit: row.CommitTime,
+	}
 }
 
 // insertCheckpoint changes nothing when another worker was first.
 func insertCheckpoint(ctx context.Context, db store.DBTX, cp checkpoint) error {
 	_, err := store.New().InsertCheckpoint(ctx, db, store.InsertCheckpointParams{
-		SystemIdentifier: cp.System, Timeline: cp.Timeline, Installation: cp.Installation, Slot: cp.Slot,
-		LSN: int64(cp.Position.LSN),
+		SystemIdentifier: cp.System, Timeline: cp.Timeline, Server: cp.Server.String(), DatabaseSystem: cp.DatabaseSystem,
+		Installation: cp.Installation, Slot: cp.Slot, LSN: int64(cp.Position.LSN),
 	})
 	if err != nil {
 		return fmt.Errorf("store the first checkpoint: %w", err)
@@ -252,14 +155,14 @@ func insertCheckpoint(ctx context.Context, db store.DBTX, cp checkpoint) error {
 	return nil
 }
 
-// takeCheckpoint raises the epoch, which fences the owner before us, and returns the checkpoint as it then stands.
-func takeCheckpoint(ctx context.Context, db store.DBTX, owner string) (*checkpoint, error) {
-	row, err := store.New().TakeCheckpoint(ctx, db, owner)
+// takeCheckpoint raises the epoch, which fences the owner before us, and returns the checkpoint as it then stands. What
+// the checkpoint did not know of its servers yet, it knows from then on.
+func takeCheckpoint(ctx context.Context, db store.DBTX, owner string, id identity) (*checkpoint, error) {
+	row, err := store.New().TakeCheckpoint(ctx, db, store.TakeCheckpointParams{
+		Owner: owner, Server: id.Server.String(), DatabaseSystem: id.DatabaseSystem,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("take the checkpoint: %w", err)
 	}
-	return &checkpoint{
-		System: row.SystemIdentifier, Timeline: row.Timeline, Installation: row.Installation, Slot: row.Slot,
-		Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch,
-	}, nil
+	return checkpointOf(store.GetCheckpointRow(row)), nil
 }

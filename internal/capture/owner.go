@@ -232,7 +232,7 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	if err != nil {
 		return err
 	}
-	cp, err := takeCheckpoint(ctx, dst, s.opts.ClientID)
+	cp, err := takeCheckpoint(ctx, dst, s.opts.ClientID, start.id)
 	if err != nil {
 		return err
 	}

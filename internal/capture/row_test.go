@@ -115,46 +115,6 @@ func TestCustomNeedsNoEntity(t *testing.T) {
 	}
 }
 
-func TestJudge(t *testing.T) {
-	t.Parallel()
-	id := identity{system: "1", timeline: 1}
-	cfg := Config{}.WithDefaults()
-	cp := func(change func(*checkpoint)) *checkpoint {
-		c := checkpoint{System: "1", Timeline: 1, Slot: "weir", Position: event.Position{LSN: 100}}
-		change(&c)
-		return &c
-	}
-	same := func(*checkpoint) {}
-	slot := &slotRow{Confirmed: 100}
-	for name, tc := range map[string]struct {
-		slot *slotRow
-		cp   *checkpoint
-		want verdict
-		err  string
-	}{
-		"first start":              {nil, nil, createTheSlot, ""},
-		"killed after the slot":    {slot, nil, createTheCheckpoint, ""},
-		"both":                     {slot, cp(same), readOn, ""},
-		"slot behind":              {&slotRow{Confirmed: 50}, cp(same), readOn, ""},
-		"in a transaction":         {slot, cp(func(c *checkpoint) { c.Position.Index = 7 }), readOn, ""},
-		"slot gone":                {nil, cp(same), "", "does not exist"},
-		"slot ahead":               {&slotRow{Confirmed: 101}, cp(same), "", "past the checkpoint"},
-		"other cluster":            {slot, cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster"},
-		"other cluster, no slot":   {nil, cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster"},
-		"promoted":                 {slot, cp(func(c *checkpoint) { c.Timeline = 2 }), "", "timeline"},
-		"another installation":     {slot, cp(func(c *checkpoint) { c.Installation = "prod" }), "", `installation "prod"`},
-		"checkpoint of other slot": {slot, cp(func(c *checkpoint) { c.Slot = "other" }), "", "belongs to slot other"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			got, err := judge(cfg, id, tc.slot, tc.cp)
-			if got != tc.want || (err == nil) != (tc.err == "") || (err != nil && !strings.Contains(err.Error(), tc.err)) {
-				t.Errorf("got %q, %v; want %q, error with %q", got, err, tc.want, tc.err)
-			}
-		})
-	}
-}
-
 // A heartbeat that is sent again must not move the checkpoint back to it.
 func TestHeartbeatIsNewsOnlyAfterTheCheckpoint(t *testing.T) {
 	t.Parallel()

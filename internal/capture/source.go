@@ -41,6 +41,12 @@ type slotRow struct {
 
 const minServerVersion = 140000
 
+// lost is the wal_status of a slot whose WAL the server has removed.
+const lost = "lost"
+
+// appPrefix and the client id are the application_name of each of a worker's sessions.
+const appPrefix = "weir:"
+
 // sourceConnect opens an ordinary connection to the source whose text forms are what row expects.
 func sourceConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error) {
 	cfg, err := pgx.ParseConfig(url)
@@ -63,7 +69,7 @@ func replicationConnect(ctx context.Context, url, clientID string) (*pgconn.PgCo
 }
 
 func setSession(cfg *pgconn.Config, clientID string) {
-	cfg.RuntimeParams["application_name"] = "weir:" + clientID
+	cfg.RuntimeParams["application_name"] = appPrefix + clientID
 	cfg.RuntimeParams["datestyle"] = "ISO"
 	cfg.RuntimeParams["timezone"] = "UTC"
 	cfg.RuntimeParams["client_encoding"] = "UTF8"
@@ -232,33 +238,32 @@ func checkSlot(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	if err != nil || slot == nil {
 		return err // a slot that is not there yet is made by the worker
 	}
-	return slot.usable(ctx, conn, cfg)
-}
-
-func (s *slotRow) usable(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	var database string
 	if err := conn.QueryRow(ctx, `SELECT current_database()`).Scan(&database); err != nil {
 		return err
 	}
+	return slot.usable(cfg, database, true)
+}
+
+// usable says why a slot cannot be read, with or without a checkpoint that it shall continue. It is pure.
+func (s *slotRow) usable(cfg Config, database string, continues bool) error {
 	switch {
 	case s.Plugin != "pgoutput" || s.Database != database:
 		return &SetupError{
 			fmt.Sprintf("slot %s is of plugin %s in database %s: it belongs to something else", cfg.Slot, s.Plugin, s.Database),
 			"give Weir a slot of its own with source.slot",
 		}
-	case s.Status == "lost":
+	case s.Status == lost && !continues:
 		return &SetupError{
-			fmt.Sprintf("slot %s is lost: the server removed WAL that it still needed (max_slot_wal_keep_size)", cfg.Slot),
-			gapHint(cfg),
+			fmt.Sprintf("slot %s is lost, and nothing has been read from it", cfg.Slot),
+			fmt.Sprintf("SELECT pg_drop_replication_slot('%s'); the worker makes it again", cfg.Slot),
+		}
+	case s.Status == lost:
+		return &SetupError{
+			fmt.Sprintf("slot %s is lost: the server removed WAL that it still needed (max_slot_wal_keep_size)", cfg.Slot), gapHint,
 		}
 	}
 	return nil
-}
-
-// gapHint is how to go on where continuity cannot be proven.
-func gapHint(cfg Config) string {
-	return fmt.Sprintf("changes since the checkpoint may be missing; look at them in the change log, then start anew at the "+
-		"present: SELECT pg_drop_replication_slot('%s') if it exists, and DELETE FROM weir.checkpoint;", cfg.Slot)
 }
 
 func readSlot(ctx context.Context, conn *pgx.Conn, cfg Config) (*slotRow, error) {

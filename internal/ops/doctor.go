@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fraiseql/weir/db/migrations"
 	"github.com/fraiseql/weir/internal/capture"
-	"github.com/fraiseql/weir/internal/store"
 )
 
 // Level says how bad a finding is.
@@ -42,12 +43,14 @@ type checkup struct {
 	source   *pgx.Conn
 	cfg      capture.Config
 	findings []Finding
+
+	installation string
 }
 
 // Doctor looks at both databases as the roles that are connected, and changes nothing. The error is that of a connection;
 // what is wrong with the databases is in the findings.
-func Doctor(ctx context.Context, db DB, source *pgx.Conn, cfg capture.Config) (*Diagnosis, error) {
-	c := checkup{db: db, source: source, cfg: cfg.WithDefaults()}
+func Doctor(ctx context.Context, db DB, source *pgx.Conn, cfg capture.Config, installation string) (*Diagnosis, error) {
+	c := checkup{db: db, source: source, cfg: cfg.WithDefaults(), installation: installation}
 	for _, check := range []func(context.Context) error{
 		c.migrated,
 		c.partitions,
@@ -157,34 +160,28 @@ func (c *checkup) workerMakesPublication(ctx context.Context) (bool, error) {
 	return makes, nil
 }
 
-// checkpoint: a checkpoint without its slot means that the server no longer keeps what has not been read.
+// checkpoint: whether a worker would go on from it is the worker's own judgement.
 func (c *checkup) checkpoint(ctx context.Context) error {
 	const check = "checkpoint"
-	row, err := store.New().GetCheckpoint(ctx, c.db)
+	err := capture.CheckStart(ctx, c.source, c.db, c.cfg, c.installation)
+	var refused *capture.SetupError
+	var connect *pgconn.ConnectError
 	switch {
-	case capture.NotMigrated(err): // as said
-		return nil
-	case notFound(err):
-		c.add(check, LevelOK, "none yet: no worker has started", "")
-		return nil
-	case err != nil:
-		return fmt.Errorf("check %s: %w", check, err)
-	}
-	var exists bool
-	err = c.source.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)`, row.Slot).Scan(&exists)
-	switch {
-	case err != nil:
-		return fmt.Errorf("check %s: %w", check, err)
-	case row.Slot != string(c.cfg.Slot):
-		c.add(check, LevelError, fmt.Sprintf("it belongs to slot %s, the configuration names %s", row.Slot, c.cfg.Slot),
-			"set source.slot to "+row.Slot)
-	case !exists:
-		c.add(check, LevelError, fmt.Sprintf("slot %s is gone, and with it the WAL behind the checkpoint", row.Slot),
-			"compare the change log with what was delivered, then start anew at the present: DELETE FROM weir.checkpoint;")
-	default:
+	case err == nil:
 		c.ok(check)
+	case errors.As(err, &refused) && c.said(refused.Problem): // not migrated, or the slot
+	case errors.As(err, &refused):
+		c.add(check, LevelError, refused.Problem, refused.Hint)
+	case errors.As(err, &connect): // for want of a privilege or a sender, as said
+		c.add(check, LevelWarning, "not compared with the source: "+connect.Error(), "mend the rest, then look again")
+	default:
+		return fmt.Errorf("check %s: %w", check, err)
 	}
 	return nil
+}
+
+func (c *checkup) said(problem string) bool {
+	return slices.ContainsFunc(c.findings, func(f Finding) bool { return f.Problem == problem })
 }
 
 // freeSlots matters until the slot exists and somebody reads it.

@@ -32,7 +32,8 @@ func createCheckpoint(t *testing.T, db *pgx.Conn, cfg capture.Config, commitAge 
 	t.Helper()
 	exec(t, db, `
 		INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn, owner, epoch, events, commit_time)
-		SELECT '1', 1, 'production', $1::text, coalesce(max(confirmed_flush_lsn), '0/1000'), 'worker-1', 3, 42, $2
+		SELECT (SELECT system_identifier::text FROM pg_control_system()), 1, 'production', $1::text,
+		       coalesce(max(confirmed_flush_lsn), '0/1000'), 'worker-1', 3, 42, $2
 		  FROM pg_replication_slots WHERE slot_name = $1`, string(cfg.Slot), time.Now().Add(-commitAge))
 }
 

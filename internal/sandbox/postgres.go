@@ -24,6 +24,9 @@ type PostgresOptions struct {
 	Version string
 	// Settings are parameters of postgresql.conf; they win over the defaults (logical WAL, 100 slots, 300 connections).
 	Settings map[string]string
+	// CopyOf starts the server on a copy of another's data directory, in place of a new one: with its databases, its slots
+	// and its system identifier. That one must not be running (Kill); Restart starts it again, beside the copy.
+	CopyOf *Postgres
 	// Durable leaves fsync on: for benchmarks. Without it data survives a killed server, but not a machine's crash.
 	Durable bool
 	// Progress hears in words for people what takes longer. nil: nobody does.
@@ -89,7 +92,11 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 		return nil, err
 	}
 	o.Progress("starting a private PostgreSQL")
-	err = s.initialize(ctx)
+	if o.CopyOf == nil {
+		err = s.initialize(ctx)
+	} else {
+		err = s.copyFrom(ctx, o.CopyOf.own)
+	}
 	if err == nil {
 		err = s.startSomewhere(ctx)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -119,6 +120,28 @@ func (s *server) initialize(ctx context.Context) error {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// copyFrom copies the data directory of a server that does not run.
+func (s *server) copyFrom(ctx context.Context, original *server) error {
+	if original == nil {
+		return errNotOurs
+	}
+	original.mu.Lock()
+	defer original.mu.Unlock()
+	if original.cmd != nil {
+		return errors.New("copy the data directory: its server is running")
+	}
+	cp := s.command("cp", "-a", original.data, s.data)
+	cp.Path, cp.Err = exec.LookPath("cp")
+	if out, err := combinedOutput(ctx, cp); err != nil {
+		return fmt.Errorf("copy the data directory: %w\n%s", err, out)
+	}
+	err := os.Remove(filepath.Join(s.data, "postmaster.pid"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func combinedOutput(ctx context.Context, cmd *exec.Cmd) (string, error) {

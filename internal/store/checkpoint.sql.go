@@ -10,6 +10,46 @@ import (
 	"time"
 )
 
+const adoptCheckpoint = `-- name: AdoptCheckpoint :execrows
+UPDATE weir.checkpoint
+SET system_identifier = $1, timeline = $2, server = $3, database_system = $4,
+    installation = $5, slot = $6, lsn = '0/0'::pg_lsn + $7::bigint, tx_index = $8, epoch = epoch + 1,
+    owner = '', state = 'streaming', updated_at = now()
+WHERE epoch = $9
+`
+
+type AdoptCheckpointParams struct {
+	SystemIdentifier string
+	Timeline         int32
+	Server           string
+	DatabaseSystem   string
+	Installation     string
+	Slot             string
+	LSN              int64
+	TxIndex          int64
+	Epoch            int64
+}
+
+// AdoptCheckpoint makes the checkpoint that of another source, for a worker that nobody has fenced since: 0 rows mean that
+// one has come in between.
+func (q *Queries) AdoptCheckpoint(ctx context.Context, db DBTX, arg AdoptCheckpointParams) (int64, error) {
+	result, err := db.Exec(ctx, adoptCheckpoint,
+		arg.SystemIdentifier,
+		arg.Timeline,
+		arg.Server,
+		arg.DatabaseSystem,
+		arg.Installation,
+		arg.Slot,
+		arg.LSN,
+		arg.TxIndex,
+		arg.Epoch,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const advanceCheckpoint = `-- name: AdvanceCheckpoint :execrows
 UPDATE weir.checkpoint
 SET lsn = '0/0'::pg_lsn + $1::bigint, tx_index = $2, commit_time = coalesce($3, commit_time),
@@ -45,8 +85,43 @@ func (q *Queries) AdvanceCheckpoint(ctx context.Context, db DBTX, arg AdvanceChe
 	return result.RowsAffected(), nil
 }
 
+const cancelUnfinished = `-- name: CancelUnfinished :execrows
+UPDATE weir.river_job
+SET state = 'cancelled', finalized_at = now(),
+    metadata = jsonb_set(metadata, '{cancel_attempted_at}', to_jsonb(now()))
+WHERE id IN (
+    SELECT id FROM weir.river_job
+    WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind LIKE 'weir\_%'
+      AND kind <> 'weir_housekeeping'
+    LIMIT $1::integer
+    FOR UPDATE SKIP LOCKED)
+`
+
+// CancelUnfinished cancels some of them for good, as River does for a job that nobody runs.
+func (q *Queries) CancelUnfinished(ctx context.Context, db DBTX, maxRows int32) (int64, error) {
+	result, err := db.Exec(ctx, cancelUnfinished, maxRows)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const countUnfinished = `-- name: CountUnfinished :one
+SELECT count(*) FROM weir.river_job
+WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind LIKE 'weir\_%'
+  AND kind <> 'weir_housekeeping'
+`
+
+// CountUnfinished counts the jobs that are not finished, of deliveries and of changes that are to be matched.
+func (q *Queries) CountUnfinished(ctx context.Context, db DBTX) (int64, error) {
+	row := db.QueryRow(ctx, countUnfinished)
+	var count int64
+	err := row.Scan(&count)
+	return count, err
+}
+
 const getCheckpoint = `-- name: GetCheckpoint :one
-SELECT system_identifier, timeline, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
+SELECT system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
        events, commit_time, created_at, updated_at
 FROM weir.checkpoint
 `
@@ -54,6 +129,8 @@ FROM weir.checkpoint
 type GetCheckpointRow struct {
 	SystemIdentifier string
 	Timeline         int32
+	Server           string
+	DatabaseSystem   string
 	Installation     string
 	Slot             string
 	LSN              int64
@@ -74,6 +151,8 @@ func (q *Queries) GetCheckpoint(ctx context.Context, db DBTX) (GetCheckpointRow,
 	err := row.Scan(
 		&i.SystemIdentifier,
 		&i.Timeline,
+		&i.Server,
+		&i.DatabaseSystem,
 		&i.Installation,
 		&i.Slot,
 		&i.LSN,
@@ -90,14 +169,16 @@ func (q *Queries) GetCheckpoint(ctx context.Context, db DBTX) (GetCheckpointRow,
 }
 
 const insertCheckpoint = `-- name: InsertCheckpoint :execrows
-INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn)
-VALUES ($1, $2, $3, $4, '0/0'::pg_lsn + $5::bigint)
+INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn)
+VALUES ($1, $2, $3, $4, $5, $6, '0/0'::pg_lsn + $7::bigint)
 ON CONFLICT DO NOTHING
 `
 
 type InsertCheckpointParams struct {
 	SystemIdentifier string
 	Timeline         int32
+	Server           string
+	DatabaseSystem   string
 	Installation     string
 	Slot             string
 	LSN              int64
@@ -108,6 +189,8 @@ func (q *Queries) InsertCheckpoint(ctx context.Context, db DBTX, arg InsertCheck
 	result, err := db.Exec(ctx, insertCheckpoint,
 		arg.SystemIdentifier,
 		arg.Timeline,
+		arg.Server,
+		arg.DatabaseSystem,
 		arg.Installation,
 		arg.Slot,
 		arg.LSN,
@@ -132,14 +215,22 @@ func (q *Queries) SchemaVersion(ctx context.Context, db DBTX) (int64, error) {
 
 const takeCheckpoint = `-- name: TakeCheckpoint :one
 UPDATE weir.checkpoint
-SET epoch = epoch + 1, owner = $1, updated_at = now()
-RETURNING system_identifier, timeline, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
+SET epoch = epoch + 1, owner = $1, server = $2, database_system = $3, updated_at = now()
+RETURNING system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
           events, commit_time, created_at, updated_at
 `
+
+type TakeCheckpointParams struct {
+	Owner          string
+	Server         string
+	DatabaseSystem string
+}
 
 type TakeCheckpointRow struct {
 	SystemIdentifier string
 	Timeline         int32
+	Server           string
+	DatabaseSystem   string
 	Installation     string
 	Slot             string
 	LSN              int64
@@ -154,12 +245,14 @@ type TakeCheckpointRow struct {
 }
 
 // TakeCheckpoint makes the caller the owner. The new epoch fences the owner before: its next advance changes 0 rows.
-func (q *Queries) TakeCheckpoint(ctx context.Context, db DBTX, owner string) (TakeCheckpointRow, error) {
-	row := db.QueryRow(ctx, takeCheckpoint, owner)
+func (q *Queries) TakeCheckpoint(ctx context.Context, db DBTX, arg TakeCheckpointParams) (TakeCheckpointRow, error) {
+	row := db.QueryRow(ctx, takeCheckpoint, arg.Owner, arg.Server, arg.DatabaseSystem)
 	var i TakeCheckpointRow
 	err := row.Scan(
 		&i.SystemIdentifier,
 		&i.Timeline,
+		&i.Server,
+		&i.DatabaseSystem,
 		&i.Installation,
 		&i.Slot,
 		&i.LSN,

@@ -30,10 +30,11 @@ func TestCheckpoint(t *testing.T) {
 			}
 			first.LSN = 1
 		}
-		taken, err := q.TakeCheckpoint(ctx, db, "worker-1")
+		taken, err := q.TakeCheckpoint(ctx, db, store.TakeCheckpointParams{Owner: "worker-1", Server: "port 5432", DatabaseSystem: "7"})
 		check(t, err)
 		if taken.LSN != bigLSN || taken.Epoch != 1 || taken.Owner != "worker-1" || taken.CommitTime != nil ||
-			taken.SystemIdentifier != "18446744073709551615" || taken.State != "streaming" {
+			taken.SystemIdentifier != "18446744073709551615" || taken.State != "streaming" || taken.Server != "port 5432" ||
+			taken.DatabaseSystem != "7" {
 			t.Errorf("got %+v", taken)
 		}
 	})
@@ -46,7 +47,7 @@ func TestAdvanceCheckpointIsFenced(t *testing.T) {
 		ctx, q := t.Context(), store.New()
 		_, err := q.InsertCheckpoint(ctx, db, store.InsertCheckpointParams{SystemIdentifier: "1", Slot: "weir", LSN: 100})
 		check(t, err)
-		_, err = q.TakeCheckpoint(ctx, db, "worker-1")
+		_, err = q.TakeCheckpoint(ctx, db, store.TakeCheckpointParams{Owner: "worker-1", Server: "port 5432", DatabaseSystem: "7"})
 		check(t, err)
 		at := time.Date(2026, 11, 23, 12, 0, 0, 123456000, time.UTC)
 		advance := store.AdvanceCheckpointParams{

@@ -1,0 +1,175 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/store"
+)
+
+// Place is a source and a position in it, for people to compare.
+type Place struct {
+	SystemIdentifier string     `json:"system_identifier"`
+	Timeline         int32      `json:"timeline"`
+	Server           string     `json:"server"`          // port and data directory of the source, as far as known
+	DatabaseSystem   string     `json:"database_system"` // of the cluster with schema weir, "" when not known
+	Installation     string     `json:"installation"`
+	Slot             string     `json:"slot"`
+	LSN              *event.LSN `json:"lsn"` // null for a slot that is still to be made
+	TxIndex          int64      `json:"tx_index"`
+}
+
+func (p *Place) at(pos event.Position) { p.LSN, p.TxIndex = &pos.LSN, pos.Index }
+
+// SlotAct is what an adoption does with the slot.
+type SlotAct string
+
+// A slot is kept where there is a usable one.
+const (
+	KeepSlot     SlotAct = "keep"
+	CreateSlot   SlotAct = "create"
+	RecreateSlot SlotAct = "recreate"
+)
+
+// Adoption is what it takes to let workers go on from a checkpoint that they refuse.
+type Adoption struct {
+	Problem    string  `json:"problem"` // why they refuse; "" when they do not, so that nothing is to be done
+	Checkpoint *Place  `json:"checkpoint"`
+	Present    Place   `json:"present"` // what the checkpoint would become
+	Slot       SlotAct `json:"slot"`
+	// Continuous says that no change between the two places can be missing.
+	Continuous bool `json:"continuous"`
+
+	epoch int64
+}
+
+// CheckStart says with a *SetupError why a worker would refuse to start from the checkpoint and the slot that are there.
+// It changes nothing.
+func CheckStart(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, installation string) error {
+	cfg = cfg.WithDefaults()
+	seen, err := look(ctx, src, dst, cfg, installation)
+	if err == nil {
+		_, err = judge(cfg, seen)
+	}
+	return err
+}
+
+// PlanAdoption says what an adoption would do, and changes nothing. A *SetupError says that it cannot be done.
+func PlanAdoption(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, installation string) (*Adoption, error) {
+	cfg = cfg.WithDefaults()
+	seen, err := look(ctx, src, dst, cfg, installation)
+	if err != nil {
+		return nil, err
+	}
+	return plan(cfg, seen)
+}
+
+// plan is pure.
+func plan(cfg Config, s *sight) (*Adoption, error) {
+	_, err := judge(cfg, s)
+	var refused *SetupError
+	if err != nil && !errors.As(err, &refused) {
+		return nil, err
+	}
+	a := &Adoption{Present: s.place(string(cfg.Slot)), Slot: KeepSlot, Continuous: true}
+	if s.checkpoint != nil {
+		there := s.checkpoint.place(s.checkpoint.Slot)
+		there.at(s.checkpoint.Position)
+		a.Checkpoint, a.epoch = &there, s.checkpoint.Epoch
+	}
+	switch {
+	case refused == nil:
+		return a, nil
+	case s.slot != nil && s.slot.Active:
+		return nil, &SetupError{fmt.Sprintf("slot %s is being read", cfg.Slot), "stop the workers, then run weir adopt again"}
+	case s.slot != nil && s.slot.Status != lost && s.slot.usable(cfg, s.database, true) != nil, s.checkpoint == nil:
+		return nil, refused // no matter of the checkpoint
+	}
+	a.Problem = refused.Problem
+	cp := s.checkpoint
+	switch {
+	case s.slot == nil:
+		a.Slot, a.Continuous = CreateSlot, false
+	case s.slot.Status == lost:
+		a.Slot, a.Continuous = RecreateSlot, false
+	case s.System == cp.System && s.slot.Confirmed <= cp.Position.LSN && cp.Position.LSN <= s.written:
+		// The slot still has what comes after the checkpoint. On another timeline that may be something else.
+		a.Continuous = s.Timeline == cp.Timeline
+		a.Present.at(cp.Position)
+	default:
+		a.Continuous = false
+		a.Present.at(event.Position{LSN: s.slot.Confirmed})
+	}
+	return a, nil
+}
+
+func (i identity) place(slot string) Place {
+	return Place{
+		SystemIdentifier: i.System, Timeline: i.Timeline, Server: i.Server.String(), DatabaseSystem: i.DatabaseSystem,
+		Installation: i.Installation, Slot: slot,
+	}
+}
+
+// Apply does what the plan says. Broken off, it may be planned and applied again.
+func (a *Adoption) Apply(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, logger *slog.Logger) error {
+	cfg = cfg.WithDefaults()
+	if err := prepare(ctx, src, cfg); err != nil {
+		return err
+	}
+	if a.Slot == RecreateSlot {
+		if _, err := src.Exec(ctx, `SELECT pg_drop_replication_slot($1)`, string(cfg.Slot)); err != nil {
+			return fmt.Errorf("drop the lost slot %s: %w", cfg.Slot, err)
+		}
+	}
+	if a.Slot != KeepSlot {
+		if err := a.makeSlot(ctx, src, cfg, logger); err != nil {
+			return err
+		}
+	}
+	p := a.Present
+	changed, err := store.New().AdoptCheckpoint(ctx, dst, store.AdoptCheckpointParams{
+		SystemIdentifier: p.SystemIdentifier, Timeline: p.Timeline, Server: p.Server, DatabaseSystem: p.DatabaseSystem,
+		Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN), TxIndex: p.TxIndex, Epoch: a.epoch,
+	})
+	if err != nil {
+		return fmt.Errorf("store the checkpoint: %w", err)
+	}
+	if changed == 0 {
+		return errors.New("a worker has taken the checkpoint meanwhile: run weir adopt again")
+	}
+	return nil
+}
+
+// makeSlot begins at the present.
+func (a *Adoption) makeSlot(ctx context.Context, src *pgx.Conn, cfg Config, logger *slog.Logger) error {
+	watch := func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, src.Config()) }
+	if err := createSlot(ctx, src, cfg, logger, watch); err != nil {
+		return err
+	}
+	slot, err := readSlot(ctx, src, cfg)
+	if err != nil {
+		return fmt.Errorf("read the slot: %w", err)
+	}
+	if slot == nil || slot.Confirmed == 0 || slot.Active {
+		return fmt.Errorf("somebody else is making or reading slot %s: run weir adopt again", cfg.Slot)
+	}
+	a.Present.at(event.Position{LSN: slot.Confirmed})
+	return nil
+}
+
+// MissingChanges is a query for the rows of the change log that were not ingested, of those written since a time. It needs
+// both tables in one database; "" when no change log is captured.
+func MissingChanges(cfg Config, since time.Time) string {
+	cfg = cfg.WithDefaults()
+	if *cfg.ChangeLog == (Table{}) {
+		return ""
+	}
+	return fmt.Sprintf("SELECT l.* FROM %s l WHERE l.created_at >= '%s' AND NOT EXISTS (SELECT FROM weir.event e "+
+		"WHERE e.id = l.id AND e.pk = l.pk_entity_change_log);", cfg.ChangeLog.SQL(), since.UTC().Format(time.RFC3339))
+}

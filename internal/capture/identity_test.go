@@ -1,0 +1,156 @@
+package capture
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/fraiseql/weir/internal/event"
+)
+
+// TestStart is the table of docs/start-up.md: what was seen, what a worker does about it, and what weir adopt would do.
+func TestStart(t *testing.T) {
+	t.Parallel()
+	here := identity{System: "1", Timeline: 1, Server: server{"5432", "/data"}, DatabaseSystem: "1"}
+	slotAt := func(confirmed event.LSN) *slotRow {
+		return &slotRow{Confirmed: confirmed, Plugin: "pgoutput", Database: "shop", Status: "reserved"}
+	}
+	slot := func(change func(*slotRow)) *slotRow {
+		s := slotAt(90)
+		change(s)
+		return s
+	}
+	cp := func(change func(*checkpoint)) *checkpoint {
+		c := checkpoint{identity: here, Slot: "weir", Position: event.Position{LSN: 100, Index: 7}, Epoch: 3}
+		change(&c)
+		return &c
+	}
+	same := cp(func(*checkpoint) {})
+	const present = event.LSN(0) // a slot that adopt makes
+	page, err := os.ReadFile("../../docs/start-up.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		slot    *slotRow
+		cp      *checkpoint
+		want    verdict
+		refusal string // part of it
+
+		adopt      SlotAct // "": adopt has nothing to do, or refuses as well
+		from       event.LSN
+		continuous bool
+	}{
+		"first start":                      {nil, nil, createTheSlot, "", "", 0, false},
+		"killed after making the slot":     {slotAt(90), nil, createTheCheckpoint, "", "", 0, false},
+		"slot behind":                      {slotAt(90), same, readOn, "", "", 0, false},
+		"slot at the checkpoint":           {slotAt(100), same, readOn, "", "", 0, false},
+		"slot gone":                        {nil, same, "", "slot weir does not exist", CreateSlot, present, false},
+		"slot ahead":                       {slotAt(101), same, "", "past the checkpoint", KeepSlot, 101, false},
+		"slot lost":                        {slot(func(s *slotRow) { s.Status = "lost" }), same, "", "is lost", RecreateSlot, present, false},
+		"slot lost, no checkpoint":         {slot(func(s *slotRow) { s.Status = "lost" }), nil, "", "nothing has been read from it", "", 0, false},
+		"slot of another plugin":           {slot(func(s *slotRow) { s.Plugin = "wal2json" }), same, "", "something else", "", 0, false},
+		"slot of another database":         {slot(func(s *slotRow) { s.Database = "blog" }), same, "", "something else", "", 0, false},
+		"checkpoint of another slot":       {slotAt(90), cp(func(c *checkpoint) { c.Slot = "other" }), "", "belongs to slot other", KeepSlot, 100, true},
+		"checkpoint of another slot, none": {nil, cp(func(c *checkpoint) { c.Slot = "other" }), "", "belongs to slot other", CreateSlot, present, false},
+		"another cluster":                  {slotAt(90), cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", KeepSlot, 90, false},
+		"another cluster, no slot":         {nil, cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", CreateSlot, present, false},
+		"another cluster, slot lost":       {slot(func(s *slotRow) { s.Status = "lost" }), cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", RecreateSlot, present, false},
+		"schema weir restored elsewhere":   {slotAt(90), cp(func(c *checkpoint) { c.DatabaseSystem = "2" }), "", "schema weir is in another cluster", KeepSlot, 100, true},
+		"another timeline":                 {slotAt(90), cp(func(c *checkpoint) { c.Timeline = 2 }), "", "timeline", KeepSlot, 100, false},
+		"another timeline, slot ahead":     {slotAt(110), cp(func(c *checkpoint) { c.Timeline = 2 }), "", "timeline", KeepSlot, 110, false},
+		"another timeline, no slot":        {nil, cp(func(c *checkpoint) { c.Timeline = 2 }), "", "timeline", CreateSlot, present, false},
+		"another timeline, other server": {
+			slotAt(90), cp(func(c *checkpoint) { c.Timeline, c.Server = 2, server{"9", "/b"} }), "", "timeline",
+			KeepSlot, 100, false,
+		},
+		"another port":                  {slotAt(90), cp(func(c *checkpoint) { c.Server.Port = "5433" }), "", "copy of the data directory", KeepSlot, 100, true},
+		"another directory":             {slotAt(90), cp(func(c *checkpoint) { c.Server.Directory = "/copy" }), "", "copy of the data directory", KeepSlot, 100, true},
+		"server not known":              {slotAt(90), cp(func(c *checkpoint) { c.Server = server{} }), readOn, "", "", 0, false},
+		"directory not known":           {slotAt(90), cp(func(c *checkpoint) { c.Server.Directory = "" }), readOn, "", "", 0, false},
+		"schema weir's not known":       {slotAt(90), cp(func(c *checkpoint) { c.DatabaseSystem = "" }), readOn, "", "", 0, false},
+		"another installation":          {slotAt(90), cp(func(c *checkpoint) { c.Installation = "prod" }), "", `installation "prod"`, KeepSlot, 100, true},
+		"checkpoint after the WAL":      {slotAt(90), cp(func(c *checkpoint) { c.Position.LSN = 201 }), "", "older state", KeepSlot, 90, false},
+		"checkpoint where the WAL ends": {slotAt(90), cp(func(c *checkpoint) { c.Position.LSN = 200 }), readOn, "", "", 0, false},
+		"slot being read":               {slot(func(s *slotRow) { s.Active = true }), same, readOn, "", "", 0, false},
+		"slot being read, another installation": {
+			slot(func(s *slotRow) { s.Active = true }),
+			cp(func(c *checkpoint) { c.Installation = "prod" }), "", `installation "prod"`, "", 0, false,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &sight{identity: here, database: "shop", written: 200, slot: tc.slot, checkpoint: tc.cp}
+			cfg := Config{}.WithDefaults()
+			got, err := judge(cfg, s)
+			if got != tc.want || (err == nil) != (tc.refusal == "") || (err != nil && !strings.Contains(err.Error(), tc.refusal)) {
+				t.Errorf("got %q, %v; want %q, error with %q", got, err, tc.want, tc.refusal)
+			}
+			a, adoptErr := plan(cfg, s)
+			if line := documented(name, got, a); !strings.Contains(string(page), line) {
+				t.Errorf("docs/start-up.md lacks the line\n%s", line)
+			}
+			switch {
+			case tc.refusal == "":
+				if adoptErr != nil || a.Problem != "" {
+					t.Errorf("adopt has something to do where a worker starts: %+v, %v", a, adoptErr)
+				}
+				return
+			case tc.adopt == "":
+				if adoptErr == nil {
+					t.Errorf("adopt does not refuse: %+v", a)
+				}
+				return
+			case adoptErr != nil:
+				t.Fatal(adoptErr)
+			}
+			var from event.LSN
+			if a.Present.LSN != nil {
+				from = *a.Present.LSN
+			}
+			if a.Slot != tc.adopt || from != tc.from || a.Continuous != tc.continuous || a.Problem == "" || a.epoch != 3 {
+				t.Errorf("adopt: %+v; want slot %s, position %s, continuous %t", a, tc.adopt, tc.from, tc.continuous)
+			}
+			if keeps := from == tc.cp.Position.LSN; keeps != (a.Present.TxIndex == 7) {
+				t.Errorf("adopt: index %d at %s", a.Present.TxIndex, from)
+			}
+		})
+	}
+}
+
+// documented is a row of the table in the docs.
+func documented(name string, got verdict, a *Adoption) string {
+	line := "| " + name + " | "
+	switch {
+	case got != "":
+		return line + string(got) + " | |"
+	case a == nil:
+		return line + "refuse | refuses as well |"
+	}
+	line += "refuse | " + string(a.Slot) + " the slot, go on at "
+	switch {
+	case a.Present.LSN == nil:
+		line += "the present"
+	case *a.Present.LSN == *a.Checkpoint.LSN:
+		line += "the checkpoint"
+	default:
+		line += "the slot's position"
+	}
+	if !a.Continuous {
+		line += "; changes may be missing"
+	}
+	return line + " |"
+}
+
+func TestServerText(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]server{
+		"":          {},
+		"port 5432": {Port: "5432"},
+		"port 5432, data directory /a, data directory b": {Port: "5432", Directory: "/a, data directory b"},
+	} {
+		if got := parseServer(text); got != want || got.String() != text {
+			t.Errorf("%q: got %+v, which is %q", text, got, got)
+		}
+	}
+}
