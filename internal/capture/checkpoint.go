@@ -108,11 +108,23 @@ func Denied(err error, role string) error {
 	if !errors.As(err, &pg) || pg.Code != "42501" {
 		return err
 	}
-	role = pgx.Identifier{role}.Sanitize()
-	return &SetupError{pg.Message, fmt.Sprintf("GRANT USAGE ON SCHEMA weir TO %[1]s; "+
-		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA weir TO %[1]s; "+
-		"GRANT USAGE ON ALL SEQUENCES IN SCHEMA weir TO %[1]s; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA weir TO %[1]s;", role)}
+	return &SetupError{pg.Message, Grants(role)}
 }
+
+// Grants are what a worker's role needs in schema weir.
+func Grants(role string) string {
+	return fmt.Sprintf("GRANT USAGE ON SCHEMA weir TO %[1]s; "+
+		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA weir TO %[1]s; "+
+		"GRANT USAGE ON ALL SEQUENCES IN SCHEMA weir TO %[1]s; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA weir TO %[1]s;",
+		pgx.Identifier{role}.Sanitize())
+}
+
+// NewDatabase is what mends a database whose encoding cannot hold every text.
+const NewDatabase = "CREATE DATABASE weir ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'; let database.url name it and " +
+	"source.url this one, then weir migrate up"
+
+// IsDenied says that an error is the lack of a privilege.
+func IsDenied(err error) bool { return hasCode(err, "42501") }
 
 func migrationsMissing(err error) error {
 	if NotMigrated(err) {

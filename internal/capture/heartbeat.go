@@ -11,10 +11,13 @@ import (
 	"github.com/fraiseql/weir/internal/event"
 )
 
-// heartbeatWAL is how far the WAL must have moved past the checkpoint before a heartbeat is worth its own WAL. It is
-// far below the size of a WAL file, which is what a slot holds back at the least, and above what an idle worker
-// writes in an hour: an idle system stays idle.
+// heartbeatWAL is how far the WAL must have moved past the checkpoint before a heartbeat is worth its own WAL.
 const heartbeatWAL = 16 << 10
+
+// retainedWAL is from when on a heartbeat is sent however little has moved: a WAL file. The server lets go of WAL only when
+// it has written down which transactions run, which it does every 15 s while something is written, and when a later
+// position is confirmed. The heartbeat is what is written, and the next one what is confirmed.
+const retainedWAL = 16 << 20
 
 // heartbeat moves an idle slot: a captured table that nobody writes to must not hold back the WAL of a busy server. Its
 // message is transactional, so it comes through the stream, and checkpoint and slot move over it like over a change.
@@ -68,7 +71,7 @@ func (h *heartbeat) beat(ctx context.Context) error {
 		return err
 	}
 	h.metrics.walEnd.Store(max(h.metrics.walEnd.Load(), uint64(lsn)))
-	if uint64(lsn) < h.metrics.stored.Load()+heartbeatWAL {
+	if uint64(lsn) < h.metrics.stored.Load()+heartbeatWAL && retained < retainedWAL {
 		return nil
 	}
 	if _, err := h.conn.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, '')`, heartbeatPrefix); err != nil {

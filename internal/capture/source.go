@@ -85,6 +85,7 @@ func Preflight(ctx context.Context, conn *pgx.Conn, cfg Config) ([]Finding, erro
 		check func(context.Context, *pgx.Conn, Config) error
 	}{
 		{"server version", checkVersion},
+		{"primary", checkPrimary},
 		{"wal_level", checkWALLevel},
 		{"replication privilege", checkPrivilege},
 		{"change log", checkChangeLog},
@@ -113,6 +114,29 @@ func checkVersion(ctx context.Context, conn *pgx.Conn, _ Config) error {
 		return &SetupError{"PostgreSQL " + text + " is older than 14", "upgrade the server to PostgreSQL 14 or newer"}
 	}
 	return err
+}
+
+func checkPrimary(ctx context.Context, conn *pgx.Conn, _ Config) error {
+	err := isPrimary(ctx, conn)
+	if errors.Is(err, errIsStandby) {
+		return &SetupError{"the server of source.url is a standby", "let source.url name the primary"}
+	}
+	return err
+}
+
+var errIsStandby = errors.New("the source is a standby: waiting until it is promoted, or source.url leads to the primary")
+
+// isPrimary returns errIsStandby where only a primary will do: only that has slots that can be made and messages that can be
+// sent.
+func isPrimary(ctx context.Context, conn *pgx.Conn) error {
+	var standby bool
+	if err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&standby); err != nil {
+		return err
+	}
+	if standby {
+		return errIsStandby
+	}
+	return nil
 }
 
 func checkWALLevel(ctx context.Context, conn *pgx.Conn, _ Config) error {
@@ -173,7 +197,18 @@ func checkChangeLog(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 			fmt.Sprintf("table %s lacks %s", cfg.ChangeLog, strings.Join(missing, ", ")), "weir migrate up",
 		}
 	}
-	return nil
+	var unlogged bool
+	err = conn.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		                WHERE n.nspname = $1 AND c.relname = $2 AND c.relpersistence = 'u')`, cfg.ChangeLog.Schema, cfg.ChangeLog.Name).
+		Scan(&unlogged)
+	if err == nil && unlogged {
+		return &SetupError{
+			fmt.Sprintf("table %s is unlogged: its changes are not in the WAL", cfg.ChangeLog),
+			fmt.Sprintf("ALTER TABLE %s SET LOGGED;", cfg.ChangeLog.SQL()),
+		}
+	}
+	return err
 }
 
 // publicationSQL creates the change log's publication: inserts only, so that later updates of log rows cost nothing.
@@ -230,7 +265,31 @@ func checkPublication(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 			fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s;", name, cfg.ChangeLog.SQL()),
 		}
 	}
-	return nil
+	return checkColumnList(ctx, conn, cfg)
+}
+
+// checkColumnList finds columns that a publication leaves out (PostgreSQL 15) and that would be taken for NULL.
+func checkColumnList(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	wanted := make([]string, len(columns))
+	for i, c := range columns {
+		wanted[i] = c.name
+	}
+	rows, _ := conn.Query(ctx, `
+		SELECT a.attname::text
+		  FROM pg_publication q JOIN pg_publication_rel r ON r.prpubid = q.oid
+		  JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+		  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+		 WHERE q.pubname = $1 AND n.nspname = $2 AND c.relname = $3 AND a.attname = ANY ($4)
+		   AND jsonb_typeof(to_jsonb(r) -> 'prattrs') = 'array' AND NOT to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum)
+		 ORDER BY a.attnum`, string(cfg.Publication), cfg.ChangeLog.Schema, cfg.ChangeLog.Name, wanted)
+	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err == nil && len(missing) > 0 {
+		return &SetupError{
+			fmt.Sprintf("publication %s leaves out columns of %s: %s", cfg.Publication, cfg.ChangeLog, strings.Join(missing, ", ")),
+			fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s;", pgx.Identifier{string(cfg.Publication)}.Sanitize(), cfg.ChangeLog.SQL()),
+		}
+	}
+	return err
 }
 
 func checkSlot(ctx context.Context, conn *pgx.Conn, cfg Config) error {
@@ -287,6 +346,9 @@ func readSlot(ctx context.Context, conn *pgx.Conn, cfg Config) (*slotRow, error)
 // prepare makes the publication, if it may, and checks the rest of what streaming needs. The slot comes after the
 // publication: a slot cannot decode with a publication that is younger than the position it starts from.
 func prepare(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	if err := isPrimary(ctx, conn); err != nil {
+		return err
+	}
 	for _, check := range []func(context.Context, *pgx.Conn, Config) error{
 		checkVersion, checkWALLevel, checkPrivilege, checkChangeLog,
 	} {

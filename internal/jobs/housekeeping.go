@@ -15,6 +15,7 @@ import (
 
 const (
 	housekeepingEvery = time.Minute
+	housekeepingPoll  = 10 * time.Second // for want of a notification
 	// housekeepingTime bounds one job: what is left is the next one's.
 	housekeepingTime = 30 * time.Minute
 	// partitionDays is how many days ahead partitions are made.

@@ -126,6 +126,7 @@ func (q *Queue) queues(endpoints map[string]EndpointConfig) map[string]river.Que
 	for name, n := range q.served {
 		queues[name] = river.QueueConfig{MaxWorkers: n}
 	}
+	queues[KindHousekeeping] = river.QueueConfig{MaxWorkers: 1, FetchPollInterval: housekeepingPoll}
 	return queues
 }
 

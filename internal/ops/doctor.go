@@ -39,7 +39,7 @@ type Diagnosis struct {
 
 // checkup is what the checks look at.
 type checkup struct {
-	db       DB
+	db       *pgx.Conn
 	source   *pgx.Conn
 	cfg      capture.Config
 	findings []Finding
@@ -47,19 +47,25 @@ type checkup struct {
 	installation string
 }
 
-// Doctor looks at both databases as the roles that are connected, and changes nothing. The error is that of a connection;
-// what is wrong with the databases is in the findings.
-func Doctor(ctx context.Context, db DB, source *pgx.Conn, cfg capture.Config, installation string) (*Diagnosis, error) {
+// Doctor looks at both databases as the roles that are connected, and changes nothing. It opens further sessions of them.
+// The error is that of a connection; what is wrong with the databases is in the findings.
+func Doctor(ctx context.Context, db, source *pgx.Conn, cfg capture.Config, installation string) (*Diagnosis, error) {
 	c := checkup{db: db, source: source, cfg: cfg.WithDefaults(), installation: installation}
 	for _, check := range []func(context.Context) error{
+		c.database,
 		c.migrated,
-		c.partitions,
+		c.privileges,
+		c.notifications,
+		c.clock,
+		c.versions,
 		c.preflight,
 		c.columns,
 		c.readable,
+		c.replicaIdentity,
 		c.checkpoint,
 		c.freeSlots,
 		c.keepSize,
+		c.timeouts,
 	} {
 		if err := check(ctx); err != nil {
 			return nil, err
@@ -87,34 +93,13 @@ func (c *checkup) migrated(ctx context.Context) error {
 		c.add(check, LevelError, "the database has not been migrated", "weir migrate up")
 	case errors.As(err, &old):
 		c.add(check, LevelError, fmt.Sprintf("version %d, this program needs %d", have, old.Need), "weir migrate up")
+	case capture.IsDenied(err): // privileges says which
+		return nil
 	case err != nil:
 		return err
 	case have > migrations.Version:
 		c.add(check, LevelWarning, fmt.Sprintf("version %d is newer than this program's %d", have, migrations.Version),
 			"use the weir that belongs to the workers")
-	default:
-		c.ok(check)
-	}
-	return nil
-}
-
-// partitions: the worker makes and drops those of each day through functions that run as their owner.
-func (c *checkup) partitions(ctx context.Context) error {
-	const check = "partitions of schema weir"
-	var role string
-	var may bool
-	err := c.db.QueryRow(ctx, `
-		SELECT current_user::text, bool_and(has_function_privilege(p.oid, 'EXECUTE'))
-		  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-		 WHERE n.nspname = 'weir' AND p.proname IN ('ensure_partitions', 'drop_partition') HAVING count(*) = 2`).Scan(&role, &may)
-	switch {
-	case notFound(err): // not migrated, as said
-		return nil
-	case err != nil:
-		return fmt.Errorf("check %s: %w", check, err)
-	case !may:
-		c.add(check, LevelError, fmt.Sprintf("role %s may not make and drop the daily partitions", role),
-			fmt.Sprintf("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA weir TO %s;", quoted(role)))
 	default:
 		c.ok(check)
 	}
@@ -172,6 +157,7 @@ func (c *checkup) checkpoint(ctx context.Context) error {
 	case errors.As(err, &refused) && c.said(refused.Problem): // not migrated, or the slot
 	case errors.As(err, &refused):
 		c.add(check, LevelError, refused.Problem, refused.Hint)
+	case capture.IsDenied(err): // as said
 	case errors.As(err, &connect): // for want of a privilege or a sender, as said
 		c.add(check, LevelWarning, "not compared with the source: "+connect.Error(), "mend the rest, then look again")
 	default:

@@ -1,9 +1,15 @@
 package ops_test
 
 import (
+	"context"
+	"encoding/binary"
 	"fmt"
+	"io"
+	"net"
+	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -41,7 +47,10 @@ func TestDoctorFindsAHealthyDatabase(t *testing.T) {
 	if !d.Healthy {
 		t.Errorf("findings %+v", d.Findings)
 	}
-	for _, check := range []string{"schema weir", "partitions of schema weir", "publication", "change log columns", "row-level security"} {
+	for _, check := range []string{
+		"database", "schema weir", "privileges on schema weir", "notifications", "clock", "workers' versions", "primary", "publication",
+		"change log columns", "row-level security", "replica identity", "checkpoint", "timeouts of the source",
+	} {
 		one(t, d, check, ops.LevelOK)
 	}
 	limit := one(t, d, "max_slot_wal_keep_size", ops.LevelWarning)
@@ -104,9 +113,19 @@ func TestDoctorRowLevelSecurity(t *testing.T) {
 	publication := one(t, diagnose(t, db, source, slotOf(t, db)), "publication", ops.LevelError)
 	exec(t, db, publication.Mend)
 	one(t, diagnose(t, db, source, slotOf(t, db)), "publication", ops.LevelOK)
-	exec(t, db, fmt.Sprintf(`GRANT USAGE ON SCHEMA weir TO %s; GRANT SELECT ON weir.checkpoint TO %[1]s`, role))
+
+	// Nor has it any rights on schema weir.
 	d = diagnose(t, source, source, slotOf(t, db))
-	one(t, d, "partitions of schema weir", ops.LevelError)
+	equal(t, "healthy", d.Healthy, false)
+	lacking := one(t, d, "privileges on schema weir", ops.LevelError)
+	if !strings.Contains(lacking.Problem, "USAGE on the schema") {
+		t.Errorf("problem %q", lacking.Problem)
+	}
+	exec(t, db, lacking.Mend)
+	one(t, diagnose(t, source, source, slotOf(t, db)), "privileges on schema weir", ops.LevelOK)
+	exec(t, db, "REVOKE INSERT ON weir.event FROM "+role)
+	lacking = one(t, diagnose(t, source, source, slotOf(t, db)), "privileges on schema weir", ops.LevelError)
+	equal(t, "problem", lacking.Problem, "role "+role+" lacks INSERT on event")
 }
 
 func TestDoctorCheckpoint(t *testing.T) {
@@ -135,5 +154,151 @@ func TestDoctorWithoutChangeLog(t *testing.T) {
 	cfg.ChangeLog = &capture.Table{}
 	if d := diagnose(t, db, db, cfg); !d.Healthy || len(find(d, "change log columns")) != 0 {
 		t.Errorf("findings %+v", d.Findings)
+	}
+}
+
+func TestDoctorPublication(t *testing.T) {
+	t.Parallel()
+	db := setup(t)
+	cfg := slotOf(t, db)
+	version := 0
+	check(t, db.QueryRow(t.Context(), `SELECT current_setting('server_version_num')::int`).Scan(&version))
+	if version >= 150000 {
+		exec(t, db, `CREATE PUBLICATION weir FOR TABLE core.tb_entity_change_log
+			(pk_entity_change_log, id, object_type, modification_type, object_id, object_data, created_at) WITH (publish = 'insert')`)
+		list := one(t, diagnose(t, db, db, cfg), "publication", ops.LevelError)
+		if !strings.Contains(list.Problem, "leaves out columns") || !strings.Contains(list.Problem, "updated_fields, ") {
+			t.Errorf("problem %q", list.Problem)
+		}
+		exec(t, db, list.Mend)
+	} else {
+		exec(t, db, `CREATE PUBLICATION weir FOR TABLE core.tb_entity_change_log WITH (publish = 'insert')`)
+	}
+	one(t, diagnose(t, db, db, cfg), "publication", ops.LevelOK)
+}
+
+// TestDoctorReplicaIdentity publishes tables as somebody would who does not know what that does to their UPDATE.
+func TestDoctorReplicaIdentity(t *testing.T) {
+	t.Parallel()
+	db := setup(t)
+	exec(t, db, `CREATE TABLE public.keyed (id int PRIMARY KEY); CREATE TABLE public."bare One" (id int);
+		CREATE TABLE public.parts (id int) PARTITION BY RANGE (id);
+		CREATE TABLE public.part PARTITION OF public.parts FOR VALUES FROM (0) TO (10);
+		CREATE PUBLICATION weir FOR TABLE core.tb_entity_change_log, public.keyed, public."bare One", public.parts
+			WITH (publish_via_partition_root = true)`)
+	found := find(diagnose(t, db, db, slotOf(t, db)), "replica identity")
+	equal(t, "findings", len(found), 2)
+	if _, err := db.Exec(t.Context(), `UPDATE public."bare One" SET id = 2`); err == nil {
+		t.Error("an update works that the doctor says does not")
+	}
+	for _, f := range found {
+		statement, _, _ := strings.Cut(f.Mend, ";")
+		exec(t, db, statement)
+	}
+	one(t, diagnose(t, db, db, slotOf(t, db)), "replica identity", ops.LevelOK)
+	exec(t, db, `UPDATE public."bare One" SET id = 2; INSERT INTO public.parts VALUES (1); UPDATE public.parts SET id = 2`)
+}
+
+func TestDoctorTimeouts(t *testing.T) {
+	t.Parallel()
+	db := setup(t)
+	exec(t, db, `SET wal_sender_timeout = 0`)
+	off := one(t, diagnose(t, db, db, slotOf(t, db)), "timeouts of the source", ops.LevelWarning)
+	if !strings.Contains(off.Mend, "SET wal_sender_timeout = '60s'") {
+		t.Errorf("mend %q", off.Mend)
+	}
+	exec(t, db, `SET wal_sender_timeout = '60s'`)
+	one(t, diagnose(t, db, db, slotOf(t, db)), "timeouts of the source", ops.LevelOK)
+}
+
+func TestDoctorUnloggedChangeLog(t *testing.T) {
+	t.Parallel()
+	db := setup(t)
+	exec(t, db, `ALTER TABLE core.tb_entity_change_log SET UNLOGGED`)
+	unlogged := one(t, diagnose(t, db, db, slotOf(t, db)), "change log", ops.LevelError)
+	exec(t, db, unlogged.Mend)
+	one(t, diagnose(t, db, db, slotOf(t, db)), "change log", ops.LevelOK)
+}
+
+func TestDoctorEncoding(t *testing.T) {
+	t.Parallel()
+	db := setup(t)
+	name := "latin_" + string(slotOf(t, db).Slot)
+	exec(t, db, "CREATE DATABASE "+name+" ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'")
+	t.Cleanup(func() { exec(t, connect(t, db.Config().ConnString()), "DROP DATABASE "+name+" WITH (FORCE)") })
+	latin, err := url.Parse(db.Config().ConnString())
+	check(t, err)
+	latin.Path = "/" + name
+	other := connect(t, latin.String())
+	f := one(t, diagnose(t, other, db, slotOf(t, db)), "database", ops.LevelError)
+	if !strings.Contains(f.Problem, "LATIN1") || !strings.HasPrefix(f.Mend, "CREATE DATABASE weir ENCODING 'UTF8'") {
+		t.Errorf("got %+v", f)
+	}
+}
+
+func TestDoctorWorkersVersions(t *testing.T) {
+	t.Parallel()
+	db := setup(t)
+	exec(t, db, `INSERT INTO weir.worker (client_id, hostname, pid, version, seen_at) VALUES
+		('a', 'h', 1, 'v2', now()), ('b', 'h', 2, 'v1', now()), ('c', 'h', 3, 'v0', now() - interval '1 min')`)
+	two := one(t, diagnose(t, db, db, slotOf(t, db)), "workers' versions", ops.LevelWarning)
+	equal(t, "problem", two.Problem, "different ones are running: v1, v2")
+	exec(t, db, `DELETE FROM weir.worker WHERE client_id = 'b'`)
+	one(t, diagnose(t, db, db, slotOf(t, db)), "workers' versions", ops.LevelOK)
+}
+
+// TestDoctorNotifications has what a pooler in transaction mode has between client and server: notifications do not come
+// through.
+func TestDoctorNotifications(t *testing.T) {
+	t.Parallel()
+	databaseURL := postgres.Database(t)
+	through, err := url.Parse(databaseURL)
+	check(t, err)
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	check(t, err)
+	var open sync.WaitGroup
+	t.Cleanup(func() { _ = listener.Close(); open.Wait() })
+	server := through.Host
+	open.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			upstream, err := net.Dial("tcp", server)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			open.Go(func() { _, _ = io.Copy(upstream, client); _ = upstream.Close() })
+			open.Go(func() { withoutNotifications(client, upstream); _ = client.Close() })
+		}
+	})
+	through.Host = listener.Addr().String()
+	pooled, direct := connect(t, through.String()), connect(t, databaseURL)
+	none := one(t, diagnose(t, pooled, direct, slotOf(t, direct)), "notifications", ops.LevelWarning)
+	if !strings.Contains(none.Problem, "pooler") {
+		t.Errorf("problem %q", none.Problem)
+	}
+	t.Cleanup(func() { _ = pooled.Close(context.WithoutCancel(t.Context())) }) // before the listener
+}
+
+// withoutNotifications copies the server's messages (type, length, body) but those of type A.
+func withoutNotifications(client io.Writer, server io.Reader) {
+	for {
+		header := make([]byte, 5)
+		if _, err := io.ReadFull(server, header); err != nil {
+			return
+		}
+		body := make([]byte, binary.BigEndian.Uint32(header[1:])-4)
+		if _, err := io.ReadFull(server, body); err != nil {
+			return
+		}
+		if header[0] == 'A' {
+			continue
+		}
+		if _, err := client.Write(slices.Concat(header, body)); err != nil {
+			return
+		}
 	}
 }

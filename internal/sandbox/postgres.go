@@ -27,6 +27,8 @@ type PostgresOptions struct {
 	// CopyOf starts the server on a copy of another's data directory, in place of a new one: with its databases, its slots
 	// and its system identifier. That one must not be running (Kill); Restart starts it again, beside the copy.
 	CopyOf *Postgres
+	// Standby, with CopyOf, starts it as a standby of what the setting primary_conninfo names, if any, to be promoted.
+	Standby bool
 	// Durable leaves fsync on: for benchmarks. Without it data survives a killed server, but not a machine's crash.
 	Durable bool
 	// Progress hears in words for people what takes longer. nil: nobody does.
@@ -95,7 +97,7 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 	if o.CopyOf == nil {
 		err = s.initialize(ctx)
 	} else {
-		err = s.copyFrom(ctx, o.CopyOf.own)
+		err = s.copyFrom(ctx, o.CopyOf.own, o.Standby)
 	}
 	if err == nil {
 		err = s.startSomewhere(ctx)

@@ -123,7 +123,7 @@ func (s *server) initialize(ctx context.Context) error {
 }
 
 // copyFrom copies the data directory of a server that does not run.
-func (s *server) copyFrom(ctx context.Context, original *server) error {
+func (s *server) copyFrom(ctx context.Context, original *server, standby bool) error {
 	if original == nil {
 		return errNotOurs
 	}
@@ -138,10 +138,13 @@ func (s *server) copyFrom(ctx context.Context, original *server) error {
 		return fmt.Errorf("copy the data directory: %w\n%s", err, out)
 	}
 	err := os.Remove(filepath.Join(s.data, "postmaster.pid"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return err
+	if standby {
+		return os.WriteFile(filepath.Join(s.data, "standby.signal"), nil, 0o600)
+	}
+	return nil
 }
 
 func combinedOutput(ctx context.Context, cmd *exec.Cmd) (string, error) {

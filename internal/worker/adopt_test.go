@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -183,4 +184,63 @@ func TestCopyOfADataDirectorySendsNothing(t *testing.T) {
 	other.spawn(t, copied)
 	other.order(`{"n": 3}`)
 	other.await("a delivery of the copy", func() bool { return len(rc.seen()) == sent+1 })
+}
+
+// A worker waits for a standby to become the primary, and sends nothing when it has: on the new timeline positions may
+// mean something else.
+func TestPromotedStandbySendsNothing(t *testing.T) {
+	t.Parallel()
+	server, original := ownServer(t)
+	rc, _ := original.shop(t)
+	rc.behave(nil)
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	primary, err := url.Parse(original.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twin, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{
+		CopyOf: server, Standby: true,
+		Settings: map[string]string{"primary_conninfo": "host=127.0.0.1 user=postgres port=" + primary.Port()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = twin.Stop(context.WithoutCancel(t.Context())) })
+	if err := server.Restart(t.Context(), sandbox.Fast); err != nil {
+		t.Fatal(err)
+	}
+	original.reconnect()
+	original.order(`{"n": 3}`) // while nobody reads
+	standby := &rig{t: t, url: twin.URL(original.slot), slot: original.slot}
+	standby.reconnect()
+	t.Cleanup(func() { _ = standby.conn.Close(context.WithoutCancel(t.Context())) })
+	standby.await("the standby has the order", func() bool { return standby.one("SELECT count(*)::text FROM core.tb_entity_change_log") == "3" })
+	before := len(rc.seen())
+	config := standby.write(hook(rc.URL, ""))
+	log := &syncBuffer{}
+	waiting, err := sandbox.StartProcess(context.WithoutCancel(t.Context()), workerBinary(t), []string{"--config", config}, os.Environ(), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = waiting.Kill() }()
+	standby.await("it waits", func() bool { return strings.Contains(log.String(), "database not ready, waiting for it") })
+	standby.exec("SELECT pg_promote()")
+	select {
+	case <-waiting.Exited():
+	case <-time.After(30 * time.Second):
+		t.Fatalf("the worker does not end:\n%s", log)
+	}
+	if said := log.String(); !strings.Contains(said, "is on timeline 2, the checkpoint on 1") || !strings.Contains(said, "weir adopt") {
+		t.Errorf("it said:\n%s", said)
+	}
+	if after := len(rc.seen()); after != before {
+		t.Errorf("%d requests before somebody has looked", after-before)
+	}
+	if plan := standby.adopt(t, ops.KeepUnfinished); plan.Continuous || plan.Slot != capture.KeepSlot {
+		t.Errorf("got %+v", plan)
+	}
+	standby.spawn(t, config)
+	standby.await("what was unfinished, and the third order", func() bool { return standby.jobs("state = 'completed'") == "3" })
 }

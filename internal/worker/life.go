@@ -233,8 +233,7 @@ func (l *life) checkEncoding(ctx context.Context) error {
 	}
 	return &capture.SetupError{
 		Problem: fmt.Sprintf("the database of database.url has encoding %s, which cannot hold every receiver's answer", encoding),
-		Hint: "CREATE DATABASE weir ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'; let database.url name it and source.url " +
-			"this one, then weir migrate up",
+		Hint:    capture.NewDatabase,
 	}
 }
 
