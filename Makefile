@@ -1,6 +1,6 @@
 # The first target is the help: `make` alone shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help build demo generate lint test bench chaos clean
+.PHONY: help build demo generate lint test bench chaos fuzz clean
 
 # A checkout that belongs to somebody else (a container's, a CI runner's) makes Go's own version stamp fail;
 # the version comes from the line below instead.
@@ -40,6 +40,9 @@ bench: ## Run the benchmarks.
 
 chaos: ## Run the crash tests with their full figures: long.
 	@WEIR_CHAOS=full go test -count=1 -timeout 120m -run 'Crash|Chaos' $(ARGS) ./...
+
+fuzz: ## Run every fuzz target for a while; ARGS=5m: for how long each.
+	@scripts/fuzz $(ARGS)
 
 clean: ## Remove what `make build` made.
 	@rm -rf bin

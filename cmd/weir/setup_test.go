@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
@@ -20,7 +21,7 @@ import (
 
 var postgres sandbox.Suite
 
-func TestMain(m *testing.M) { os.Exit(postgres.Main(m).Run()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(postgres.Main(m)) }
 
 func check(t *testing.T, err error) {
 	t.Helper()

@@ -15,13 +15,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"github.com/fraiseql/weir/internal/sandbox"
 )
 
 var postgres sandbox.Suite
 
-func TestMain(m *testing.M) { os.Exit(postgres.Main(m).Run()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(postgres.Main(m)) }
 
 // output is what a run wrote, while it is still running.
 type output struct {

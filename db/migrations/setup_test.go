@@ -3,13 +3,13 @@ package migrations_test
 import (
 	"context"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"github.com/fraiseql/weir/db/migrations"
 	"github.com/fraiseql/weir/internal/sandbox"
@@ -17,7 +17,7 @@ import (
 
 var postgres sandbox.Suite
 
-func TestMain(m *testing.M) { os.Exit(postgres.Main(m).Run()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(postgres.Main(m)) }
 
 // database is an empty database of the test's own, with a connection of its superuser.
 type database struct {

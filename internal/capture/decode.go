@@ -62,9 +62,19 @@ func (d *decoder) decode(wal []byte, after event.Position) (decoded, error) {
 	}
 }
 
+// parse has pglogrepl decode a message. Its decoders trust the lengths in a message and panic where they are wrong.
+func parse(m interface{ Decode(src []byte) error }, body []byte) (err error) {
+	defer func() {
+		if broken := recover(); broken != nil {
+			err = fmt.Errorf("the message is malformed: %v", broken)
+		}
+	}()
+	return m.Decode(body)
+}
+
 func (d *decoder) begin(wal []byte) error {
 	var m pglogrepl.BeginMessage
-	if err := m.Decode(wal[1:]); err != nil {
+	if err := parse(&m, wal[1:]); err != nil {
 		return fmt.Errorf("decode Begin: %w", err)
 	}
 	d.open, d.committed = true, m.CommitTime
@@ -74,7 +84,7 @@ func (d *decoder) begin(wal []byte) error {
 
 func (d *decoder) commit(wal []byte) error {
 	var m pglogrepl.CommitMessage
-	if err := m.Decode(wal[1:]); err != nil {
+	if err := parse(&m, wal[1:]); err != nil {
 		return fmt.Errorf("decode Commit: %w", err)
 	}
 	d.open = false
@@ -84,7 +94,7 @@ func (d *decoder) commit(wal []byte) error {
 
 func (d *decoder) message(wal []byte, after event.Position) (decoded, error) {
 	var m pglogrepl.LogicalDecodingMessage
-	if err := m.Decode(wal[1:]); err != nil {
+	if err := parse(&m, wal[1:]); err != nil {
 		return decoded{}, fmt.Errorf("decode Message: %w", err)
 	}
 	if !m.Transactional {
@@ -97,7 +107,7 @@ func (d *decoder) message(wal []byte, after event.Position) (decoded, error) {
 
 func (d *decoder) relation(wal []byte) error {
 	var m pglogrepl.RelationMessage
-	if err := m.Decode(wal[1:]); err != nil {
+	if err := parse(&m, wal[1:]); err != nil {
 		return fmt.Errorf("decode Relation: %w", err)
 	}
 	if (Table{Schema: m.Namespace, Name: m.RelationName}) != d.changeLog {

@@ -4,12 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
@@ -18,7 +18,7 @@ import (
 
 var postgres sandbox.Suite
 
-func TestMain(m *testing.M) { os.Exit(postgres.Main(m).Run()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(postgres.Main(m)) }
 
 // setup connects to a migrated database of the test's own.
 func setup(t *testing.T) *pgx.Conn {

@@ -2,17 +2,17 @@ package store_test
 
 import (
 	"context"
-	"os"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"github.com/fraiseql/weir/internal/sandbox"
 )
 
 var postgres sandbox.Suite
 
-func TestMain(m *testing.M) { os.Exit(postgres.Main(m).Run()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(postgres.Main(m)) }
 
 // setup connects in the mode given, with nothing in the search_path, so that every name in a query must be qualified,
 // and in a time zone where it is another day most of the time.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/goleak"
 
 	"github.com/fraiseql/weir/internal/config"
 	"github.com/fraiseql/weir/internal/sandbox"
@@ -28,9 +29,10 @@ import (
 var postgres sandbox.Suite
 
 func TestMain(m *testing.M) {
-	code := postgres.Main(m).Run()
-	_ = os.RemoveAll(builtWorker.dir)
-	os.Exit(code)
+	goleak.VerifyTestMain(postgres.Main(m), goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(builtWorker.dir)
+		os.Exit(code)
+	}))
 }
 
 // rig is a migrated database, with workers on it on demand.
