@@ -1,10 +1,13 @@
 package worker_test
 
 import (
+	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fraiseql/weir/internal/store"
 )
@@ -107,4 +110,42 @@ func TestLateFunctionDoesNothing(t *testing.T) {
 	if got := r.one("SELECT string_agg(total::text, ' ' ORDER BY total) FROM app.effect"); got != "1 2" {
 		t.Errorf("effects of the events 1 and 2: %s", got)
 	}
+}
+
+// A worker whose lease is not renewed, for whatever reason, stops to fetch before others may declare it dead: what it
+// fetched under its dead client id would be rescued from under it.
+func TestStaleWorkerFetchesNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, func(http.ResponseWriter, *http.Request) { time.Sleep(50 * time.Millisecond) })
+	host := strings.TrimPrefix(rc.URL, "http://")
+	config := fmt.Sprintf("endpoints: {%q: {concurrency: 1}}\n", host) + hook(rc.URL, "")
+	r.spawn(t, r.write(config))
+	time.Sleep(7 * time.Second) // from now on it may declare another dead
+	direct := r.url
+	g, through := newGate(t, direct, place{says: "RenewLease", always: true}, func() {})
+	r.url = through
+	stale := r.spawn(t, r.write(config))
+	r.url = direct
+	r.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
+		SELECT 'Order', 'INSERT', gen_random_uuid(), '{}' FROM generate_series(1, 400)`)
+	client := stale.clientID()
+	attempts := func(since string) int {
+		n, err := strconv.Atoi(r.one(`SELECT count(*)::text FROM job WHERE $1 = ANY (attempted_by) AND attempted_at > $2::text::timestamptz`, client, since))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	r.await("it delivers", func() bool { return attempts("-infinity") > 0 })
+	r.await("its death", func() bool { return r.one("SELECT count(*)::text FROM weir.worker WHERE client_id = $1", client) == "0" })
+	died := r.one("SELECT clock_timestamp()::text")
+	r.await("the other delivers on", func() bool { return r.jobs("attempted_at > '"+died+"'::timestamptz + interval '1 s'") != "0" })
+	if n := attempts(died); n > 0 {
+		t.Errorf("%d deliveries were fetched under the client id of the dead", n)
+	}
+	if r.jobs("state = 'available'") == "0" {
+		t.Error("there was nothing to be fetched: this shows nothing")
+	}
+	g.release()
 }

@@ -15,6 +15,7 @@ type place struct {
 	after   string // what the client has said on this connection before, "" for nothing
 	says    string // what the client says now
 	answers bool   // not before the server hears it, but before the client hears the answer
+	always  bool   // on each connection, not only on the first that comes here
 }
 
 // gate is a proxy before the server that stops at a place: it calls reached, once, and then lets nothing more through on
@@ -110,8 +111,11 @@ func (g *gate) pass(client, server net.Conn) {
 }
 
 func (g *gate) stop() {
-	if g.passed.CompareAndSwap(false, true) {
+	first := g.passed.CompareAndSwap(false, true)
+	if first {
 		g.reached()
+	}
+	if first || g.place.always {
 		<-g.open
 	}
 }

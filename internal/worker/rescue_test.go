@@ -124,10 +124,13 @@ func TestCrashOfPostgreSQLRescuesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(9 * time.Second)
+	workers[1].signal(t, syscall.SIGSTOP) // it is slower to come back, but no slower than a lease allows
 	if err := server.Restart(t.Context(), sandbox.Fast); err != nil {
 		t.Fatal(err)
 	}
 	r.reconnect()
+	time.Sleep(3 * time.Second)
+	workers[1].signal(t, syscall.SIGCONT)
 	load()
 	r.await("all", func() bool { return r.jobs("state = 'completed'") == "800" })
 	if twice := rc.repeats(); len(twice) > 0 {
