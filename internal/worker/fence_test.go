@@ -138,7 +138,9 @@ func TestStaleWorkerFetchesNothing(t *testing.T) {
 		return n
 	}
 	r.await("it delivers", func() bool { return attempts("-infinity") > 0 })
-	r.await("its death", func() bool { return r.one("SELECT count(*)::text FROM weir.worker WHERE client_id = $1", client) == "0" })
+	r.await("its death", func() bool {
+		return r.one("SELECT count(*)::text FROM weir.worker WHERE client_id = $1", client) == "0"
+	})
 	died := r.one("SELECT clock_timestamp()::text")
 	r.await("the other delivers on", func() bool { return r.jobs("attempted_at > '"+died+"'::timestamptz + interval '1 s'") != "0" })
 	if n := attempts(died); n > 0 {
