@@ -43,6 +43,9 @@ In a copy, unfinished deliveries are also the original's: say with --deliveries 
 
 func (a *app) adopt(ctx context.Context, unfinished ops.Unfinished, yes, dryRun bool) error {
 	return a.withBoth(ctx, func(s *settings, conn, source *pgx.Conn) error {
+		if s.file == nil && s.mistakes != nil { // which slot and which installation?
+			return s.mistakes
+		}
 		plan, err := ops.PlanAdoption(ctx, conn, source, s.capture, s.name)
 		if err != nil {
 			return err

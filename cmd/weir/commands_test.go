@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -299,4 +300,27 @@ func TestColorsOnATerminalOnly(t *testing.T) {
 			t.Errorf("%s: colors %t, want %t", name, got, tt.want)
 		}
 	}
+}
+
+// A file with a mistake still says where the databases are: status tells how the workers do with the old configuration.
+func TestStatusWithABadFile(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	var slot string
+	check(t, db.QueryRow(t.Context(), `SELECT current_database()`).Scan(&slot))
+	places := fmt.Sprintf("installation: here\ndatabase: {url: %q}\nsource: {slot: %s}\n", url, slot)
+	bad := file(t, places+"observers:\n  o: {entty: Order, actions: [{type: log}]}\nbogus: 1\n")
+	weir(t, "status", "--config", bad).exits(0).says("not started").complains(bad + " has mistakes (weir validate-config tells)")
+	var s ops.Status
+	weir(t, "status", "--config", bad, "--format", "json").exits(0).json(&s)
+	if s.Stream.Slot != slot {
+		t.Errorf("slot %s, want the file's, %s", s.Stream.Slot, slot)
+	}
+	weir(t, "dlq", "list", "--config", bad).exits(0)
+	weir(t, "debug-event", "--last", "1", "--config", bad).exits(3).complains("did you mean entity?")
+	broken := file(t, places+"observers: [\n")
+	weir(t, "status", "--config", broken).exits(3)
+	weir(t, "status", "--config", broken, "--database-url", url).exits(0).complains("cannot be read", "defaults are used")
+	weir(t, "adopt", "--config", broken, "--database-url", url).exits(3)
+	weir(t, "status", "--config", file(t, fmt.Sprintf("database: {url: %q}\nsource: {slt: x}\n", url))).exits(3).complains("did you mean slot?")
 }

@@ -101,6 +101,9 @@ func (a *app) question(s *settings, only string) (ops.Question, error) {
 		a.notef("no configuration file: the observers are not known, only the deliveries are shown")
 		return q, nil
 	}
+	if s.mistakes != nil {
+		return q, s.mistakes
+	}
 	if s.unset != nil {
 		a.notef("the environment lacks what %s asks for; what depends on it was not evaluated (weir validate-config tells)", s.path)
 	}

@@ -38,9 +38,10 @@ func (e configError) Unwrap() error { return e.error }
 
 // settings say which databases a command works on.
 type settings struct {
-	file     *config.Config // nil without a configuration file
+	file     *config.Config // nil without a configuration file that can be read
 	path     string         // of the file
 	unset    error          // what the environment lacks for the file to be complete; nil when nothing
+	mistakes error          // what is wrong with the file, so that no more than the places in it are known; nil when nothing
 	database config.URL
 	source   config.URL // the same as database unless the file says otherwise
 	capture  capture.Config
@@ -90,10 +91,20 @@ func (a *app) loadFile(ctx context.Context, s *settings) error {
 		s.unset, options.NoEnv = err, true
 		s.file, err = config.Load(ctx, options)
 	}
-	if err != nil {
-		return configError{err}
+	if err == nil {
+		a.verbosef("configuration: %s", path)
+		return nil
 	}
-	a.verbosef("configuration: %s", path)
+	// Somebody who has just made a mistake in the file wants to know how the workers are doing with the old one.
+	s.mistakes, s.unset, options.OnlyPlaces = configError{err}, nil, true
+	if s.file, err = config.Load(ctx, options); err != nil {
+		if named, _ := a.lookupDatabase("DATABASE_URL"); named == "" {
+			return s.mistakes
+		}
+		a.notef("weir: %s cannot be read (weir validate-config tells): defaults are used", path)
+		return nil
+	}
+	a.notef("weir: %s has mistakes (weir validate-config tells): of it only the databases are used", path)
 	return nil
 }
 
@@ -170,6 +181,9 @@ func (a *app) withDatabase(ctx context.Context, do func(s *settings, conn *pgx.C
 		return err
 	}
 	conn, err := a.connect(ctx, s)
+	if err != nil && s.mistakes != nil {
+		return s.mistakes // mended first, they may be why
+	}
 	if err != nil {
 		return err
 	}

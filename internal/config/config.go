@@ -13,7 +13,10 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"time"
+
+	"github.com/goccy/go-yaml/ast"
 
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/index"
@@ -51,6 +54,8 @@ type Config struct {
 	Files []string `yaml:"-"`
 	// Warnings are what is allowed but probably not meant, in the order of the file.
 	Warnings []Warning `yaml:"-"`
+	// Mistakes are what OnlyPlaces has passed over.
+	Mistakes Errors `yaml:"-"`
 }
 
 // Database is the section `database:`.
@@ -81,7 +86,13 @@ type Options struct {
 	// NoEnv checks all but what only the environment knows: secrets are not looked up, and an unset ${NAME} is no
 	// error, nor is what its value would decide. The result then lacks these values.
 	NoEnv bool
+	// OnlyPlaces is for tools beside the worker: of the file only what says where things are is kept (installation,
+	// database, source), and mistakes elsewhere are no errors but in Config.Mistakes.
+	OnlyPlaces bool
 }
+
+// places are the top-level keys that OnlyPlaces keeps.
+var places = []string{"installation", "database", "source"}
 
 // maxSize is far above any real configuration. It bounds what a wrong path can cost.
 const maxSize = 4 << 20
@@ -127,12 +138,36 @@ func load(ctx context.Context, raw []byte, opts Options) (*Config, error) {
 	d.value(setting.NewContext(ctx, surroundings), root, reflect.ValueOf(cfg).Elem(), "")
 	c := checker{decoder: &d, root: root, cfg: cfg, opts: opts}
 	c.check()
+	var mistakes Errors
+	if opts.OnlyPlaces {
+		mistakes, d.errs = d.elsewhere(root)
+		cfg = &Config{Installation: cfg.Installation, Database: cfg.Database, Source: cfg.Source, Mistakes: mistakes}
+	}
 	if len(d.errs) > 0 {
 		return nil, d.errs.sorted()
 	}
 	cfg.fillIn()
 	cfg.Files, cfg.Warnings = files, c.warnings
 	return cfg, nil
+}
+
+// elsewhere parts the errors into those that lie in top-level entries other than places, and the rest.
+func (d *decoder) elsewhere(root ast.Node) (elsewhere, rest Errors) {
+	for _, e := range d.errs.sorted() {
+		key := ""
+		for _, pair := range pairsOf(root) {
+			at := position(pair.Key)
+			if at.Line < e.Line || (at.Line == e.Line && at.Column <= e.Column) {
+				key, _ = keyText(pair.Key)
+			}
+		}
+		if key == "" || slices.Contains(places, key) {
+			rest = append(rest, e)
+		} else {
+			elsewhere = append(elsewhere, e)
+		}
+	}
+	return elsewhere, rest
 }
 
 // defaults are those of this package's own keys; the rooms fill in theirs.

@@ -107,7 +107,7 @@ func TestRestoredDumpSendsNothing(t *testing.T) {
 	for _, unfinished := range []ops.Unfinished{ops.KeepUnfinished, ops.CancelUnfinished} {
 		t.Run(string(unfinished), func(t *testing.T) {
 			t.Parallel()
-			_, original := ownServer(t)
+			_, original := ownServer(t, nil)
 			rc, _ := original.shop(t)
 			other := newRig(t)
 			other.restore(t, original)
@@ -147,16 +147,12 @@ func TestRestoredDumpSendsNothing(t *testing.T) {
 // where they are.
 func TestCopyOfADataDirectorySendsNothing(t *testing.T) {
 	t.Parallel()
-	server, original := ownServer(t)
+	server, original := ownServer(t, nil)
 	rc, config := original.shop(t)
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	twin, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{CopyOf: server})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = twin.Stop(context.WithoutCancel(t.Context())) })
+	twin := startServer(t, sandbox.PostgresOptions{CopyOf: server})
 	if err := server.Restart(t.Context(), sandbox.Fast); err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +186,7 @@ func TestCopyOfADataDirectorySendsNothing(t *testing.T) {
 // mean something else.
 func TestPromotedStandbySendsNothing(t *testing.T) {
 	t.Parallel()
-	server, original := ownServer(t)
+	server, original := ownServer(t, nil)
 	rc, _ := original.shop(t)
 	rc.behave(nil)
 	if err := server.Kill(); err != nil {
@@ -200,14 +196,10 @@ func TestPromotedStandbySendsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	twin, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{
+	twin := startServer(t, sandbox.PostgresOptions{
 		CopyOf: server, Standby: true,
 		Settings: map[string]string{"primary_conninfo": "host=127.0.0.1 user=postgres port=" + primary.Port()},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = twin.Stop(context.WithoutCancel(t.Context())) })
 	if err := server.Restart(t.Context(), sandbox.Fast); err != nil {
 		t.Fatal(err)
 	}

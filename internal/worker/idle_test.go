@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/fraiseql/weir/internal/sandbox"
 )
 
 // ticks is the unit of /proc's CPU times, per second (getconf CLK_TCK: 100 wherever Linux runs Go).
@@ -43,19 +41,10 @@ func TestChaosIdle(t *testing.T) {
 	if full() {
 		length = 5 * time.Minute
 	}
-	server, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{Settings: map[string]string{
+	_, r := ownServer(t, map[string]string{
 		"log_statement": "all", "log_line_prefix": "%d|%a|",
 		"autovacuum": "off", // it would be busy with what migrations have written, here and in the template
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
-	databaseURL, _, err := server.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := rigOn(t, databaseURL)
+	})
 	w := r.spawn(t, r.write("source: {slot: "+r.slot+"}\n"+everyOrder)) // with the default heartbeat
 	r.order(`{}`)
 	r.await("a delivery", func() bool { return r.jobs("state = 'completed'") == "1" })
@@ -100,7 +89,7 @@ func TestChaosIdleTableOnABusyServer(t *testing.T) {
 	if full() {
 		megabytes = 1000
 	}
-	server, r := ownServer(t)
+	server, r := ownServer(t, nil)
 	r.spawn(t, r.write("source: {slot: "+r.slot+"}\n"+everyOrder)) // with the default heartbeat
 	r.order(`{}`)
 	r.await("a delivery", func() bool { return r.jobs("state = 'completed'") == "1" })
@@ -142,18 +131,7 @@ func TestChaosIdleTableOnABusyServer(t *testing.T) {
 func TestCrashBackPressure(t *testing.T) {
 	t.Parallel()
 	const timeout = 2 * time.Second
-	server, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{Settings: map[string]string{
-		"wal_sender_timeout": fmt.Sprint(timeout.Milliseconds()),
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
-	databaseURL, _, err := server.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := rigOn(t, databaseURL)
+	_, r := ownServer(t, map[string]string{"wal_sender_timeout": fmt.Sprint(timeout.Milliseconds())})
 	w := r.spawn(t, r.write(everyOrder))
 	r.order(`{}`)
 	r.await("a delivery", func() bool { return r.jobs("state = 'completed'") == "1" })
@@ -166,7 +144,7 @@ func TestCrashBackPressure(t *testing.T) {
 	if _, err := lock.Exec(t.Context(), "LOCK TABLE weir.checkpoint"); err != nil {
 		t.Fatal(err)
 	}
-	writer := rigOn(t, databaseURL)
+	writer := rigOn(t, r.url)
 	const rows = 15_000 // of 10 kB
 	writer.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
 		SELECT 'Order', 'INSERT', gen_random_uuid(), jsonb_build_object('n', n, 'note', (SELECT string_agg(md5(n::text || k), '')

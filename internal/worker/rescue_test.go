@@ -100,7 +100,7 @@ func (rc *receiver) repeats() map[string]int {
 // nothing is delivered twice.
 func TestCrashOfPostgreSQLRescuesNothing(t *testing.T) {
 	t.Parallel()
-	server, r := ownServer(t)
+	server, r := ownServer(t, nil)
 	rc := newReceiver(t, func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) })
 	config := r.write(hook(rc.URL, ""))
 	workers := []*process{r.spawn(t, config), r.spawn(t, config)}

@@ -15,13 +15,10 @@ import (
 	"github.com/fraiseql/weir/internal/sandbox"
 )
 
-func ownServer(t *testing.T) (*sandbox.Postgres, *rig) {
+// ownServer starts a server for a test that restarts, copies or sets one.
+func ownServer(t *testing.T, settings map[string]string) (*sandbox.Postgres, *rig) {
 	t.Helper()
-	server, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
+	server := startServer(t, sandbox.PostgresOptions{Settings: settings})
 	databaseURL, _, err := server.Database(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -29,10 +26,20 @@ func ownServer(t *testing.T) (*sandbox.Postgres, *rig) {
 	return server, rigOn(t, databaseURL)
 }
 
+func startServer(t *testing.T, options sandbox.PostgresOptions) *sandbox.Postgres {
+	t.Helper()
+	server, err := sandbox.StartPostgres(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
+	return server
+}
+
 // A server that stops, in order or not, costs nothing but time: the worker comes back by itself and delivers.
 func TestDatabaseRestartsUnderTheWorker(t *testing.T) {
 	t.Parallel()
-	server, r := ownServer(t)
+	server, r := ownServer(t, nil)
 	rc := newReceiver(t, nil)
 	run := r.started(hook(rc.URL, ""))
 	for i, mode := range []sandbox.StopMode{sandbox.Fast, sandbox.Immediate} {
@@ -52,7 +59,7 @@ func TestDatabaseRestartsUnderTheWorker(t *testing.T) {
 // The worker waits for a database that is not there, and says so.
 func TestDatabaseComesLater(t *testing.T) {
 	t.Parallel()
-	server, r := ownServer(t)
+	server, r := ownServer(t, nil)
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +200,7 @@ func TestCountsOnce(t *testing.T) {
 // The database of jobs is another cluster, and away: not ready, though the stream's own connection has nothing to say.
 func TestDatabaseOfJobsGoesAway(t *testing.T) {
 	t.Parallel()
-	server, r := ownServer(t)
+	server, r := ownServer(t, nil)
 	source := newRig(t)
 	source.exec("DROP SCHEMA weir CASCADE")
 	rc := newReceiver(t, nil)
