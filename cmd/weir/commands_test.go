@@ -324,3 +324,17 @@ func TestStatusWithABadFile(t *testing.T) {
 	weir(t, "adopt", "--config", broken, "--database-url", url).exits(3)
 	weir(t, "status", "--config", file(t, fmt.Sprintf("database: {url: %q}\nsource: {slt: x}\n", url))).exits(3).complains("did you mean slot?")
 }
+
+// What became of a delivery is told after its job is gone.
+func TestDebugEventAfterTheMove(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	e := shippedOrder(1)
+	record(t, db, e)
+	exec(t, db, `INSERT INTO weir.outcome (day, delivery_id, event_id, event_pk, observer, action, action_type, endpoint, entity_type,
+			entity_id, state, attempts, started_at, finished_at, payload)
+		VALUES ($1, gen_random_uuid(), $2, $3, 'orders', 'notify', 'webhook', 'erp', 'Order', 'order-1', 'delivered', 2, now(), now(),
+			'{"job_id": 7, "output": {"result": "delivered", "status": 202, "duration_ms": 12}}')`, e.Day(), e.ID, e.PK)
+	weir(t, "debug-event", e.ID.String(), "--database-url", url).exits(0).
+		says("moved", "orders/notify", "completed", "  2  ", "delivered (202) in 12 ms")
+}

@@ -153,7 +153,11 @@ func (a *app) writeReport(w io.Writer, r ops.EventReport) {
 		if d.NextAttemptAt != (event.Time{}) {
 			next = ago(now, d.NextAttemptAt)
 		}
-		t.add(c(fmt.Sprintf("  %d", d.JobID)), c(name(d)), stateCell(d), c(attempts(d)), c(outcomeText(d.Outcome)), c(next),
+		job := fmt.Sprint(d.JobID)
+		if d.Moved {
+			job = "moved" // to weir.outcome: there is no such job any more
+		}
+		t.add(c("  "+job), c(name(d)), stateCell(d), c(attempts(d)), c(outcomeText(d.Outcome)), c(next),
 			c(orDash(short(d.LastError, 100))))
 	}
 	t.write(a, w)

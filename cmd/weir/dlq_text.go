@@ -103,7 +103,12 @@ func eventID(id uuid.UUID) string {
 	return id.String()
 }
 
-func attempts(d ops.Delivery) string { return fmt.Sprintf("%d of %d", d.Attempt, d.MaxAttempts) }
+func attempts(d ops.Delivery) string {
+	if d.Moved { // how many there might have been is no longer known
+		return fmt.Sprint(d.Attempt)
+	}
+	return fmt.Sprintf("%d of %d", d.Attempt, d.MaxAttempts)
+}
 
 // stateCell uses our own word for a dead letter: River's are discarded and cancelled.
 func stateCell(d ops.Delivery) cell {
