@@ -26,6 +26,18 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
+// TestPoolParameters: a URL that is meant for a worker's pool serves every command.
+func TestPoolParameters(t *testing.T) {
+	t.Parallel()
+	url := postgres.EmptyDatabase(t)
+	_, slot := slotFile(t, connectTo(t, url), "")
+	pooled := url + map[bool]string{true: "&", false: "?"}[strings.Contains(url, "?")] + "pool_max_conns=7"
+	path := file(t, "database: {url: '"+pooled+"'}\nsource: {slot: "+slot+"}\n")
+	for _, args := range []string{"migrate up", "migrate status", "doctor", "status", "dlq list", "adopt --dry-run"} {
+		weir(t, append(strings.Fields(args), "--config", path)...).exits(0)
+	}
+}
+
 func TestMigrateDown(t *testing.T) {
 	t.Parallel()
 	url, db := database(t)

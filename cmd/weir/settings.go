@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/config"
@@ -153,10 +154,11 @@ func (a *app) connectSource(ctx context.Context, s *settings) (*pgx.Conn, error)
 }
 
 func open(ctx context.Context, url config.URL, from string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(url.Value())
+	pool, err := pgxpool.ParseConfig(url.Value()) // the URL may hold parameters of a pool
 	if err != nil {
 		return nil, usageError{fmt.Errorf("%s is no PostgreSQL URL", from)} // pgx's error could repeat the password
 	}
+	cfg := pool.ConnConfig
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = connectTimeout
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -50,10 +51,11 @@ func migrate(ctx context.Context, databaseURL string, do func(context.Context, *
 }
 
 func open(ctx context.Context, databaseURL string) (*session, error) {
-	config, err := pgx.ParseConfig(databaseURL)
+	pool, err := pgxpool.ParseConfig(databaseURL) // the URL may hold parameters of a pool
 	if err != nil {
 		return nil, fmt.Errorf("database url: %w", err)
 	}
+	config := pool.ConnConfig
 	config.RuntimeParams["application_name"] = "weir:migrate"
 	s := &session{db: stdlib.OpenDB(*config), database: config.Database, role: config.User}
 	if err := s.prepare(ctx); err != nil {

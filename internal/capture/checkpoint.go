@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/store"
@@ -75,10 +76,11 @@ func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) 
 
 // ingestConnect opens the one connection that writes checkpoint, events and jobs.
 func ingestConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(url)
+	pool, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("database.url: %w", err)
 	}
+	cfg := pool.ConnConfig
 	cfg.RuntimeParams["application_name"] = appPrefix + clientID
 	cfg.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
 	conn, err := pgx.ConnectConfig(ctx, cfg)

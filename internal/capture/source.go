@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/fraiseql/weir/internal/event"
 )
@@ -49,20 +50,21 @@ const appPrefix = "weir:"
 
 // sourceConnect opens an ordinary connection to the source whose text forms are what row expects.
 func sourceConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(url)
+	pool, err := pgxpool.ParseConfig(url) // the URL may hold parameters of a pool
 	if err != nil {
 		return nil, fmt.Errorf("source.url: %w", err)
 	}
-	setSession(&cfg.Config, clientID)
-	return pgx.ConnectConfig(ctx, cfg)
+	setSession(&pool.ConnConfig.Config, clientID)
+	return pgx.ConnectConfig(ctx, pool.ConnConfig)
 }
 
 // replicationConnect opens a walsender.
 func replicationConnect(ctx context.Context, url, clientID string) (*pgconn.PgConn, error) {
-	cfg, err := pgconn.ParseConfig(url)
+	pool, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("source.url: %w", err)
 	}
+	cfg := &pool.ConnConfig.Config
 	setSession(cfg, clientID)
 	cfg.RuntimeParams["replication"] = "database"
 	return pgconn.ConnectConfig(ctx, cfg)

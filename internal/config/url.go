@@ -12,7 +12,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/invopop/jsonschema"
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/fraiseql/weir/internal/setting"
 )
@@ -30,7 +30,7 @@ func ParseURL(s string) (URL, error) {
 	if !strings.Contains(s, "://") && !strings.Contains(s, "=") {
 		return URL{}, errors.New("this is no PostgreSQL URL: " + want)
 	}
-	if _, err := pgconn.ParseConfig(s); err != nil {
+	if _, err := pgxpool.ParseConfig(s); err != nil {
 		// pgx repeats what it was given before the reason, and what stands behind the reason may, too.
 		reason := "it cannot be parsed"
 		if _, after, ok := strings.Cut(err.Error(), "`: "); ok {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/fraiseql/weir/internal/store"
 )
@@ -220,12 +221,12 @@ func (l *Lease) call(ctx context.Context, statement func(context.Context) (time.
 }
 
 func (l *Lease) connect(ctx context.Context) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(l.opts.DatabaseURL)
+	pool, err := pgxpool.ParseConfig(l.opts.DatabaseURL) // the URL may hold parameters of a pool
 	if err != nil {
 		return nil, fmt.Errorf("database.url: %w", err)
 	}
-	cfg.RuntimeParams["application_name"] = "weir:" + l.opts.ClientID
-	return pgx.ConnectConfig(ctx, cfg)
+	pool.ConnConfig.RuntimeParams["application_name"] = "weir:" + l.opts.ClientID
+	return pgx.ConnectConfig(ctx, pool.ConnConfig)
 }
 
 func (l *Lease) hangUp(ctx context.Context) {

@@ -74,6 +74,25 @@ func TestDatabaseComesLater(t *testing.T) {
 	r.await("ready", func() bool { return run.get(t, "/readyz").code == http.StatusOK })
 }
 
+// A URL may hold the parameters of pgx's pools, which are no settings of the server.
+func TestPoolParametersInTheURL(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	u, err := url.Parse(r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("pool_max_conns", "7")
+	q.Set("default_query_exec_mode", "cache_describe")
+	u.RawQuery = q.Encode()
+	r.url = u.String()
+	rc := newReceiver(t, nil)
+	r.started(hook(rc.URL, ""))
+	r.order(`{}`)
+	r.await("the delivery", func() bool { return r.jobs("state = 'completed'") == "1" })
+}
+
 // asRole makes a role with these grants and has the worker log in as it. The name is in {role}, the database in {db}.
 func (r *rig) asRole(t *testing.T, attributes, grants string) {
 	t.Helper()
