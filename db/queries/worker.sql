@@ -18,9 +18,11 @@ DELETE FROM weir.worker WHERE client_id = @client_id;
 -- name: BuryWorkers :many
 -- BuryWorkers declares dead whose lease has run out. A renewal that is under way decides: the row's lock lets one of the
 -- two be first, and the other sees what it did. A lease from the future is one from before the clock was set back.
+-- Nobody is dead by a clock that has jumped since the last renewal of the caller.
 DELETE FROM weir.worker
 WHERE client_id <> @me
   AND seen_at NOT BETWEEN clock_timestamp() - @expiry::interval AND clock_timestamp() + @expiry::interval
+  AND clock_timestamp() - @last_renewal::timestamptz BETWEEN '0 s' AND @unbroken::interval
 RETURNING client_id, hostname, pid, seen_at;
 
 -- name: ListWorkers :many

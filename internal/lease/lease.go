@@ -7,7 +7,9 @@
 // others have taken that over.
 //
 // A server that was away, or a clock that jumped, lets every lease run out at once. So only who has seen the database up
-// without a break for as long as a lease lasts may declare others dead: by then the living have renewed theirs.
+// without a break for as long as a lease lasts may declare others dead: by then the living have renewed theirs. A break is
+// a call that failed, since a server that restarts ends every session; a pause between two renewals that is so long that
+// another's lease could have run out meanwhile; and a clock that says something else than a moment ago.
 package lease
 
 import (
@@ -16,8 +18,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -33,14 +37,18 @@ const (
 	renewAgain  = 500 * time.Millisecond // after an error
 	callTimeout = 2 * time.Second
 	// unbroken is the longest pause between two renewals, by the database's clock, after which the database still counts as
-	// seen without a break.
-	unbroken = 2*renewEvery + time.Second
+	// seen without a break. Another worker's last renewal may be renewEvery older than ours, so a server that stood still
+	// for as long as this has cost it at the most renewEvery + unbroken, which is less than Expiry.
+	unbroken = renewEvery + 1500*time.Millisecond
 )
 
-// ErrLost says that this worker was declared dead: it had not renewed its lease in time.
-var ErrLost = errors.New("declared dead by another worker, having renewed the lease too late")
+// ErrLost says that this worker's lease no longer holds: it was declared dead, or gave up (Lose).
+var ErrLost = errors.New("the lease is lost")
 
-var errStale = errors.New("the lease has to be renewed first")
+var errDeclaredDead = fmt.Errorf("%w: declared dead by another worker, having renewed it too late", ErrLost)
+
+// ErrStale says that this worker may have been declared dead and has yet to ask.
+var ErrStale = errors.New("the lease has to be renewed first")
 
 // Options is what a Lease needs.
 type Options struct {
@@ -63,6 +71,8 @@ type Lease struct {
 	problem  string     // of a later one that was refused
 	since    time.Time  // the database has been seen up without a break since then, by its clock
 	last     time.Time  // newest renewal, by its clock
+	broken   bool       // a call has failed since
+	ending   error      // why lost is closed
 	renewed  time.Time  // the same by this process's monotonic clock
 }
 
@@ -95,8 +105,7 @@ func (l *Lease) Run(ctx context.Context) error {
 		err := l.renew(ctx)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
-			close(l.lost)
-			return ErrLost
+			return l.lose(errDeclaredDead)
 		case err != nil:
 			wait = renewAgain
 			if err.Error() != logged && ctx.Err() == nil {
@@ -117,37 +126,73 @@ func (l *Lease) Run(ctx context.Context) error {
 	return nil
 }
 
-// Lost is closed when the worker was declared dead.
+// Lost is closed when the lease no longer holds.
 func (l *Lease) Lost() <-chan struct{} { return l.lost }
+
+// Err is nil, or ErrLost with its reason.
+func (l *Lease) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ending
+}
+
+// Lose gives the client id up at once, for a reason that others cannot know of.
+func (l *Lease) Lose(why error) { _ = l.lose(fmt.Errorf("%w: %w", ErrLost, why)) }
+
+func (l *Lease) lose(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ending == nil {
+		l.ending = err
+		close(l.lost)
+	}
+	return l.ending
+}
 
 // Check returns an error when the worker may have been declared dead, as far as this process can tell by its own clock: it
 // must ask the database before it does anything else under its client id. A process that was stopped and goes on does not
 // know by itself what happened meanwhile.
 func (l *Lease) Check() error {
-	select {
-	case <-l.lost:
-		// Canceled, so that River gives up at once instead of trying again.
-		return fmt.Errorf("%w (%w)", ErrLost, context.Canceled)
-	default:
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.renewed.IsZero() && time.Since(l.renewed) >= Expiry {
-		return errStale
+	if l.ending != nil {
+		// Canceled, so that River gives up at once instead of trying again.
+		return fmt.Errorf("%w (%w)", l.ending, context.Canceled)
+	}
+	if !l.renewed.IsZero() && max(time.Since(l.renewed), sinceByWall(l.renewed)) >= Expiry {
+		return ErrStale
 	}
 	return nil
 }
+
+// sinceByWall counts the time in which the machine was suspended, too, in which the monotonic clock may stand still.
+func sinceByWall(t time.Time) time.Duration { return time.Now().Round(0).Sub(t.Round(0)) }
 
 // SetConfig says in the worker's row which configuration is in force, and why a later one is not ("" when it is). It
 // reaches the database with the next renewal, which it brings forward.
 func (l *Lease) SetConfig(loadedAt time.Time, problem string) {
 	l.mu.Lock()
-	l.loadedAt, l.problem = loadedAt, problem
+	l.loadedAt, l.problem = loadedAt, storable(problem)
 	l.mu.Unlock()
 	select {
 	case l.now <- struct{}{}:
 	default:
 	}
+}
+
+// storable is a text that PostgreSQL takes, whatever a file had in it: a renewal must not fail for it.
+func storable(text string) string {
+	const limit = 1000
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "\uFFFD"))
+	if r := []rune(text); len(r) > limit {
+		return string(r[:limit]) + "…"
+	}
+	return text
 }
 
 // Dead is a worker that was declared dead.
@@ -162,15 +207,18 @@ type Dead struct {
 func (l *Lease) MayBury() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return time.Since(l.renewed) <= unbroken && l.last.Sub(l.since) >= Expiry
+	return !l.broken && time.Since(l.renewed) <= unbroken && l.last.Sub(l.since) >= Expiry
 }
 
-// Bury declares dead whose lease has run out, and returns them; none when this worker may not (MayBury).
+// Bury declares dead whose lease has run out, and returns them; none when this worker may not (MayBury), nor when the
+// database's clock has jumped since its last renewal.
 func (l *Lease) Bury(ctx context.Context, db store.DBTX) ([]Dead, error) {
 	if !l.MayBury() {
 		return nil, nil
 	}
-	rows, err := store.New().BuryWorkers(ctx, db, store.BuryWorkersParams{Me: l.opts.ClientID, Expiry: Expiry})
+	rows, err := store.New().BuryWorkers(ctx, db, store.BuryWorkersParams{
+		Me: l.opts.ClientID, Expiry: Expiry, LastRenewal: l.lastRenewal(), Unbroken: unbroken,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("declare workers dead: %w", err)
 	}
@@ -179,6 +227,12 @@ func (l *Lease) Bury(ctx context.Context, db store.DBTX) ([]Dead, error) {
 		dead = append(dead, Dead{r.ClientID, r.Hostname, int(r.PID), r.SeenAt})
 	}
 	return dead, nil
+}
+
+func (l *Lease) lastRenewal() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
 }
 
 func (l *Lease) config() (loadedAt time.Time, problem string) {
@@ -204,6 +258,7 @@ func (l *Lease) call(ctx context.Context, statement func(context.Context) (time.
 	if l.conn == nil {
 		conn, err := l.connect(ctx)
 		if err != nil {
+			l.broke()
 			return err
 		}
 		l.conn = conn
@@ -214,6 +269,7 @@ func (l *Lease) call(ctx context.Context, statement func(context.Context) (time.
 		return nil
 	}
 	if !errors.Is(err, pgx.ErrNoRows) {
+		l.broke()
 		l.hangUp(ctx)
 		err = errors.Join(err, context.Cause(ctx))
 	}
@@ -243,10 +299,17 @@ func (l *Lease) hangUp(ctx context.Context) {
 func (l *Lease) saw(at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if gap := at.Sub(l.last); gap < 0 || gap > unbroken {
+	if gap := at.Sub(l.last); l.broken || gap < 0 || gap > unbroken {
 		l.since = at
 	}
-	l.last, l.renewed = at, time.Now()
+	l.last, l.renewed, l.broken = at, time.Now(), false
+}
+
+// broke keeps account of a call that failed.
+func (l *Lease) broke() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.broken = true
 }
 
 // release gives the lease back, so that nobody has to wait for its end. The connection may have been cut off by the stop.

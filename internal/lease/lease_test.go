@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,6 +152,66 @@ func TestOutlivesItsServer(t *testing.T) {
 	await(t, "the right to bury again", h.MayBury)
 }
 
+// A server that restarts in no time ends every session all the same: who does not come back as quickly must not be buried.
+func TestRestartIsABreak(t *testing.T) {
+	t.Parallel()
+	server, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
+	url := server.TestDatabase(t)
+	h := hold(t, url, "a")
+	await(t, "the right to bury", h.MayBury)
+	if err := server.Restart(t.Context(), sandbox.Fast); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, url)
+	restarted := query(t, conn, "SELECT clock_timestamp()::text")
+	await(t, "renewal", func() bool {
+		return query(t, conn, "SELECT (seen_at > $1::text::timestamptz)::text FROM weir.worker", restarted) == "true"
+	})
+	if h.MayBury() {
+		t.Error("may bury others at once, who had no time to renew theirs")
+	}
+}
+
+// The clock may jump between a renewal and the look at the others: then nobody is dead by it.
+func TestClockJumpsAfterTheRenewal(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, postgres.Database(t))
+	query(t, conn, `INSERT INTO weir.worker (client_id, hostname, pid, version, seen_at)
+		VALUES ('alive', 'h', 1, 'v', now() - interval '1 h') RETURNING 'ok'`)
+	for name, c := range map[string]struct {
+		ago    time.Duration // what the database's clock said at the last renewal
+		buried int
+	}{"jumped": {time.Hour, 0}, "set back": {-time.Minute, 0}, "as it was": {0, 1}} {
+		var now time.Time
+		if err := conn.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&now); err != nil {
+			t.Fatal(err)
+		}
+		l := lease.New(lease.Options{ClientID: "me", Logger: slog.New(slog.DiscardHandler)})
+		for i := range 4 {
+			l.Saw(now.Add(-c.ago).Add(time.Duration(i-3) * 2 * time.Second))
+		}
+		if !l.MayBury() {
+			t.Fatalf("%s: may not bury", name)
+		}
+		err := pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
+			dead, err := l.Bury(t.Context(), tx)
+			if err == nil && len(dead) != c.buried {
+				t.Errorf("%s: buried %v", name, dead)
+			}
+			return errors.Join(err, errRollback)
+		})
+		if !errors.Is(err, errRollback) {
+			t.Fatal(err)
+		}
+	}
+}
+
+var errRollback = errors.New("rolled back")
+
 // A clock that jumps lets every lease run out. It is no reason to bury anybody.
 func TestClockJumps(t *testing.T) {
 	t.Parallel()
@@ -188,4 +249,11 @@ func TestSaysWhichConfiguration(t *testing.T) {
 	await(t, "the text", func() bool {
 		return query(t, conn, "SELECT config_error FROM weir.worker") == "weir.yaml:3:5: unknown key"
 	})
+	h.SetConfig(time.Now(), "open b\x00.tmpl: \xff\n"+strings.Repeat("x", 5000))
+	await(t, "what can be stored of a text", func() bool {
+		return strings.HasPrefix(query(t, conn, "SELECT config_error FROM weir.worker"), "open b .tmpl: \uFFFD xxx")
+	})
+	if err := h.Check(); err != nil {
+		t.Error(err)
+	}
 }

@@ -14,12 +14,15 @@ const buryWorkers = `-- name: BuryWorkers :many
 DELETE FROM weir.worker
 WHERE client_id <> $1
   AND seen_at NOT BETWEEN clock_timestamp() - $2::interval AND clock_timestamp() + $2::interval
+  AND clock_timestamp() - $3::timestamptz BETWEEN '0 s' AND $4::interval
 RETURNING client_id, hostname, pid, seen_at
 `
 
 type BuryWorkersParams struct {
-	Me     string
-	Expiry time.Duration
+	Me          string
+	Expiry      time.Duration
+	LastRenewal time.Time
+	Unbroken    time.Duration
 }
 
 type BuryWorkersRow struct {
@@ -31,8 +34,14 @@ type BuryWorkersRow struct {
 
 // BuryWorkers declares dead whose lease has run out. A renewal that is under way decides: the row's lock lets one of the
 // two be first, and the other sees what it did. A lease from the future is one from before the clock was set back.
+// Nobody is dead by a clock that has jumped since the last renewal of the caller.
 func (q *Queries) BuryWorkers(ctx context.Context, db DBTX, arg BuryWorkersParams) ([]BuryWorkersRow, error) {
-	rows, err := db.Query(ctx, buryWorkers, arg.Me, arg.Expiry)
+	rows, err := db.Query(ctx, buryWorkers,
+		arg.Me,
+		arg.Expiry,
+		arg.LastRenewal,
+		arg.Unbroken,
+	)
 	if err != nil {
 		return nil, err
 	}
