@@ -105,8 +105,9 @@ WHERE orphan OR client_id = @client_id::text;
 -- name: RescueJobs :many
 -- RescueJobs makes running jobs available whose client has no lease, and those named, which the caller itself has lost; the
 -- latter do not count as a death. The attempt is given back. After max_deaths deaths the job is a dead letter: it
--- may be what kills the workers; housekeeping never is. Each gets a new id, so that whatever the earlier attempt still
--- concludes finds no such job: River does not ask who runs it. What an open transaction has locked is passed over.
+-- may be what kills the workers; housekeeping never is. Each keeps its place in the queue, ahead of a backlog, and gets a
+-- new id, so that whatever the earlier attempt still concludes finds no such job: River does not ask who runs it. What an
+-- open transaction has locked is passed over.
 WITH rescued AS (
     SELECT id AS old_id, attempted_by[array_upper(attempted_by, 1)] AS client_id, NOT id = ANY(@mine::bigint[]) AS died,
            coalesce((metadata ->> 'weir_deaths')::integer, 0) + (NOT id = ANY(@mine::bigint[]))::integer AS deaths
@@ -125,7 +126,6 @@ SET id = nextval('weir.river_job_id_seq'),
     state = (CASE WHEN dead AND kind <> 'weir_housekeeping' THEN 'cancelled' ELSE 'available' END)::weir.river_job_state,
     finalized_at = CASE WHEN dead AND kind <> 'weir_housekeeping' THEN now() END,
     attempt = greatest(attempt - 1, 0),
-    scheduled_at = now(),
     metadata = metadata || jsonb_build_object('weir_deaths', deaths)
         || CASE WHEN dead AND kind <> 'weir_housekeeping' THEN '{"weir_dead_letter": "interrupted"}'::jsonb ELSE '{}'::jsonb END,
     errors = array_append(errors, jsonb_build_object('at', now(), 'attempt', attempt, 'trace', '', 'error',

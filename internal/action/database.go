@@ -75,8 +75,12 @@ func (d *Database) Do(ctx context.Context, call Call) (event.Outcome, error) {
 		out = event.Outcome{ResponseBody: event.Excerpt(result), DurationMS: time.Since(start).Milliseconds()}
 		return out, err
 	})
-	out.DurationMS = time.Since(start).Milliseconds()
 	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+		}
+		// What the function returned has been taken back with everything else.
+		out = event.Outcome{DurationMS: time.Since(start).Milliseconds()}
 		return out, Retry(databaseType, fmt.Errorf("%s: %w", d.FunctionName, err))
 	}
 	return out, nil

@@ -46,12 +46,13 @@ func completeTx(ctx context.Context, pool *pgxpool.Pool, job *rivertype.JobRow, 
 	})
 }
 
-// limit bounds the transaction on the server's side, too, which does not notice when its client is stopped.
+// limit bounds the transaction on the server's side, too, which does not notice when its client is stopped. One that is not
+// stopped knows better why time is up, so it comes first.
 func limit(ctx context.Context, tx pgx.Tx) error {
 	milliseconds := func(d time.Duration) string { return strconv.FormatInt(max(1, d.Milliseconds()), 10) }
 	statement := "0"
 	if deadline, ok := ctx.Deadline(); ok {
-		statement = milliseconds(time.Until(deadline))
+		statement = milliseconds(time.Until(deadline) + time.Second)
 	}
 	_, err := tx.Exec(ctx, `
 		SELECT set_config('statement_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true)`,
@@ -71,12 +72,15 @@ func (anyArgs) Kind() string { return "" }
 // completeTx is what an action that runs in the database gets as Call.CompleteTx. The outcome is recorded before the job is
 // completed: what is recorded later finds no running job.
 func (r *runner) completeTx(ctx context.Context, d *delivery, work func(context.Context, pgx.Tx) (event.Outcome, error)) error {
-	return completeTx(ctx, r.functions, d.job, func(ctx context.Context, tx pgx.Tx) error {
+	return away(completeTx(ctx, r.functions, d.job, func(ctx context.Context, tx pgx.Tx) error {
 		out, err := work(ctx, tx)
 		if err != nil {
 			return err
 		}
+		if _, err := tx.Exec(ctx, "RESET ROLE"); err != nil { // a function may have taken another, which may not complete jobs
+			return err
+		}
 		out.DurationMS = time.Since(d.began).Milliseconds()
 		return river.RecordOutput(ctx, output{Result: delivered, Outcome: out})
-	})
+	}))
 }

@@ -39,22 +39,30 @@ const (
 	resizePatience = 50 * time.Millisecond
 	resizeAgain    = 250 * time.Millisecond
 	startRetry     = time.Second
+	// sweepTime bounds a sweep: a connection may be dead without anybody having said so.
+	sweepTime = 10 * time.Second
+	// stopGrace is how much longer than its deliveries River may take to stop, and lostGrace how long when the lease is lost
+	// and the database denies it everything.
+	stopGrace = 10 * time.Second
+	lostGrace = time.Second
 	// riverRescue turns River's own rescue off: it goes by age alone, does not know who is alive, and keeps the job's id.
 	riverRescue = 10 * 365 * 24 * time.Hour
 )
 
 // Options is what a Queue needs.
 type Options struct {
-	Pool        *pgxpool.Pool
-	Functions   *pgxpool.Pool // for actions that run in the database: one connection for each that runs
-	Lease       *lease.Lease  // taken before Run
-	Index       *index.Index
-	Reader      *capture.Reader
-	Observers   *observer.Set
-	Endpoints   map[string]EndpointConfig
-	History     index.Config
-	ClientID    string
-	SoftStop    time.Duration // how long running deliveries may take when the worker stops
+	Pool      *pgxpool.Pool
+	Functions *pgxpool.Pool // for actions that run in the database: one connection for each that runs
+	Lease     *lease.Lease  // taken before Run
+	Index     *index.Index
+	Reader    *capture.Reader
+	Observers *observer.Set
+	Endpoints map[string]EndpointConfig
+	History   index.Config
+	ClientID  string
+	SoftStop  time.Duration // how long running deliveries may take when the worker stops
+	// Remains waits for what River still does after Run has returned because the lease was lost.
+	Remains     *sync.WaitGroup
 	Logger      *slog.Logger
 	RiverLogger *slog.Logger // River's own: it speaks of every job
 	Registerer  prometheus.Registerer
@@ -71,6 +79,10 @@ type Queue struct {
 	lease   *lease.Lease
 	log     *slog.Logger
 	working atomic.Bool
+
+	softStop time.Duration
+	remains  *sync.WaitGroup
+
 	swapped chan struct{} // asks for a sweep before its time
 
 	mu     sync.Mutex     // guards the rest
@@ -82,16 +94,20 @@ type Queue struct {
 func New(o Options) (*Queue, error) {
 	q := &Queue{
 		index: o.Index, log: o.Logger.With("component", "jobs"), lease: o.Lease, swapped: make(chan struct{}, 1),
+		softStop: o.SoftStop, remains: o.Remains,
 		served: map[string]int{}, wanted: map[string]int{},
 	}
 	q.set.Store(o.Observers)
 	q.setHistory(o.History)
 	m := newMetrics(o.Registerer)
 	m.expect(o.Observers)
-	q.runner = &runner{pool: o.Pool, functions: o.Functions, index: o.Index, set: &q.set, metrics: m, log: q.log}
+	q.runner = &runner{
+		pool: o.Pool, functions: o.Functions, lease: o.Lease, index: o.Index, set: &q.set, metrics: m, log: q.log,
+	}
 
 	q.rescuer = &rescuer{
 		pool: o.Pool, lease: o.Lease, clientID: o.ClientID, attempts: newAttempts(), set: &q.set, metrics: m, log: q.log,
+		freed: q.swapped,
 	}
 
 	workers := river.NewWorkers()
@@ -229,11 +245,15 @@ func (q *Queue) Run(ctx context.Context) error {
 
 func (q *Queue) stop(ctx context.Context) error {
 	q.log.Info("stopping: running deliveries get their time")
+	ctx, cancel := context.WithTimeout(ctx, q.softStop+stopGrace)
+	defer cancel()
 	stopped := make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		select {
 		case <-q.lease.Lost():
+			// River's leader tries for seconds to resign. The next life does not wait for that.
+			defer time.AfterFunc(lostGrace, cancel).Stop()
 			_ = q.client.StopAndCancel(ctx) // Stop, below, returns what there is to say
 		case <-stopped:
 		}
@@ -241,10 +261,15 @@ func (q *Queue) stop(ctx context.Context) error {
 	err := q.client.Stop(ctx)
 	close(stopped)
 	watching.Wait()
-	if err != nil {
+	switch {
+	case err == nil:
+		return nil
+	case q.lease.Err() != nil:
+		q.remains.Go(func() { <-q.client.Stopped() })
+		return nil
+	default:
 		return fmt.Errorf("stop River: %w", err)
 	}
-	return nil
 }
 
 // start starts River's client, again and again while the database is away. It returns false when the context ends first.
@@ -270,10 +295,7 @@ func (q *Queue) Working() bool { return q.working.Load() }
 func (q *Queue) sweepUntil(ctx context.Context) {
 	for {
 		wait := sweepEvery
-		resized, err := q.resize(ctx)
-		if err == nil {
-			err = q.sweep(ctx)
-		}
+		resized, err := q.tidy(ctx)
 		if !resized {
 			wait = resizeAgain
 		}
@@ -292,6 +314,18 @@ func (q *Queue) sweepUntil(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func (q *Queue) tidy(ctx context.Context) (resized bool, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, sweepTime, fmt.Errorf("the database did not answer within %s", sweepTime))
+	defer cancel()
+	if resized, err = q.resize(ctx); err == nil {
+		err = q.sweep(ctx)
+	}
+	if err != nil {
+		err = errors.Join(err, context.Cause(ctx))
+	}
+	return resized, err
 }
 
 // sweep serves queues that hold jobs but belong to no endpoint of the configuration: an observer's URL was changed, and

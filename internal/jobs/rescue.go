@@ -30,6 +30,8 @@ const (
 	rescueBatch = 1000
 	// maxDeaths is after how many deaths of its workers a delivery is a dead letter.
 	maxDeaths = 5
+	// lookTime bounds a look: a connection may be dead without anybody having said so.
+	lookTime = 5 * time.Second
 )
 
 // rescuer makes available again what dead workers were running. Every worker does it; row locks keep them apart.
@@ -41,6 +43,7 @@ type rescuer struct {
 	set      *atomic.Pointer[observer.Set]
 	metrics  *metrics
 	log      *slog.Logger
+	freed    chan<- struct{} // told when jobs were made available, perhaps in queues that nobody serves any more
 
 	missing map[int64]int // looks in a row at jobs that this client does not run
 }
@@ -56,7 +59,7 @@ func (r *rescuer) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		err := r.look(ctx)
+		err := r.lookInTime(ctx)
 		if err != nil && ctx.Err() == nil && err.Error() != logged {
 			r.log.Warn("dead workers not looked after, trying again", "error", err)
 		}
@@ -65,6 +68,16 @@ func (r *rescuer) run(ctx context.Context) {
 			logged = err.Error()
 		}
 	}
+}
+
+func (r *rescuer) lookInTime(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTime, fmt.Errorf("the database did not answer within %s", lookTime))
+	defer cancel()
+	err := r.look(ctx)
+	if err != nil {
+		err = errors.Join(err, context.Cause(ctx))
+	}
+	return err
 }
 
 // look declares dead who is, and rescues what nobody runs. A worker that was stopped may hold rows of jobs in open
@@ -145,6 +158,12 @@ func (r *rescuer) rescue(ctx context.Context, mine []int64) error {
 			return fmt.Errorf("rescue jobs: %w", err)
 		}
 		r.report(rows)
+		if len(rows) > 0 {
+			select {
+			case r.freed <- struct{}{}:
+			default:
+			}
+		}
 		if len(rows) < rescueBatch {
 			return nil
 		}
@@ -165,6 +184,9 @@ func queuesOf(rows []store.RescueJobsRow) []string {
 func (r *rescuer) report(rows []store.RescueJobsRow) {
 	from := map[string]int{}
 	for _, row := range rows {
+		if row.Kind == KindHousekeeping {
+			continue // nobody's delivery
+		}
 		from[row.ClientID]++
 		if row.Dead {
 			r.buried(row)
@@ -172,8 +194,8 @@ func (r *rescuer) report(rows []store.RescueJobsRow) {
 	}
 	for client, n := range from {
 		r.log.Warn("rescued the jobs that a worker was running", "client_id", client, "jobs", n)
+		r.metrics.rescued.Add(float64(n))
 	}
-	r.metrics.rescued.Add(float64(len(rows)))
 }
 
 // buried says that a delivery has become a dead letter because its workers die.

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,12 +27,17 @@ func TestRescueGivesANewIDAndTheAttemptBack(t *testing.T) {
 	r.commit(order(1, `{}`), order(2, `{}`))
 	r.exec(runByGhost)
 	before := r.lines("SELECT id::text FROM weir.river_job WHERE kind <> 'weir_housekeeping' ORDER BY id")
+	const places = "SELECT scheduled_at::text FROM weir.river_job WHERE kind <> 'weir_housekeeping' ORDER BY args->>'pk'"
+	inLine := r.lines(places)
 	r.run()
 	r.await("rescue and delivery", `SELECT count(*) = 2 FROM weir.river_job WHERE kind <> 'weir_housekeeping' AND state = 'completed' AND attempt = 1`)
 	for _, id := range r.lines("SELECT id::text FROM weir.river_job WHERE kind <> 'weir_housekeeping' ORDER BY id") {
 		if id == before[0] || id == before[1] {
 			t.Errorf("job %s has kept its id: what the dead attempt still concludes would find it", id)
 		}
+	}
+	if now := r.lines(places); !slices.Equal(now, inLine) {
+		t.Errorf("scheduled at %v, before %v: behind a backlog they would wait for all of it", now, inLine)
 	}
 	for _, line := range r.lines("SELECT array_length(errors, 1) || ' ' || (errors[1]->>'error') FROM weir.river_job WHERE kind <> 'weir_housekeeping'") {
 		if line != "1 interrupted: worker ghost died, hung or was cut off (1 of 5 times)" {

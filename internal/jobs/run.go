@@ -18,6 +18,7 @@ import (
 	"github.com/fraiseql/weir/internal/action"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
+	"github.com/fraiseql/weir/internal/lease"
 	"github.com/fraiseql/weir/internal/observer"
 	"github.com/fraiseql/weir/internal/rule"
 )
@@ -33,12 +34,17 @@ const (
 	// unknownGrace is how long a delivery waits for a worker that knows its observer: a rolling deploy.
 	unknownGrace = time.Hour
 	unknownRetry = 15 * time.Second
+	// awayPause is how long a delivery waits that Weir's own database has interrupted.
+	awayPause = time.Second
+	// loadTime is how long the event may take to be read.
+	loadTime = 10 * time.Second
 )
 
 // runner works deliveries. What differs from one type of action to the next is in the action.
 type runner struct {
 	pool      *pgxpool.Pool
 	functions *pgxpool.Pool
+	lease     *lease.Lease
 	index     *index.Index
 	set       *atomic.Pointer[observer.Set]
 	metrics   *metrics
@@ -123,6 +129,11 @@ func (r *runner) judge(ctx context.Context, d *delivery, err error) (how string,
 		return delivered, nil
 	case errors.Is(err, errNotOurs), ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return stopped, err // River makes the job available again, at no attempt
+	case r.lease.Check() != nil:
+		return stopped, river.JobSnooze(awayPause) // perhaps somebody else's by now, who is to say how it ended
+	case interruptedFree(ctx, d, err):
+		r.log.Info("Weir's own database went away, the delivery starts again", append(d.attrs(), "error", short(err.Error()))...)
+		return stopped, river.JobSnooze(awayPause)
 	case failure.Class == action.ClassLater && r.waitsFree(ctx, d):
 		r.log.Info("the receiver asks for a pause", append(d.attrs(), "error", failure.Error(), "pause", failure.After)...)
 		return waiting, river.JobSnooze(failure.After)
@@ -181,7 +192,7 @@ func bury(ctx context.Context, code string, err error) error {
 // load reads the event that the job names.
 func (r *runner) load(next step) step {
 	return func(ctx context.Context, d *delivery) error {
-		rec, err := loadEvent(ctx, r.pool, r.index, d.args)
+		rec, err := r.loadInTime(ctx, d.args)
 		if errors.Is(err, index.ErrNotFound) {
 			return action.Final("event_gone", err)
 		}
@@ -191,6 +202,16 @@ func (r *runner) load(next step) step {
 		d.rec = rec
 		return next(ctx, d)
 	}
+}
+
+func (r *runner) loadInTime(ctx context.Context, a Args) (index.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTime)
+	defer cancel()
+	rec, err := loadEvent(ctx, r.pool, r.index, a)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return rec, awayError{fmt.Errorf("the database did not answer within %s: %w", loadTime, err)}
+	}
+	return rec, away(err)
 }
 
 // deadline is the action's own timeout; River's, which is longer, would not tell who took too long.

@@ -392,7 +392,6 @@ SET id = nextval('weir.river_job_id_seq'),
     state = (CASE WHEN dead AND kind <> 'weir_housekeeping' THEN 'cancelled' ELSE 'available' END)::weir.river_job_state,
     finalized_at = CASE WHEN dead AND kind <> 'weir_housekeeping' THEN now() END,
     attempt = greatest(attempt - 1, 0),
-    scheduled_at = now(),
     metadata = metadata || jsonb_build_object('weir_deaths', deaths)
         || CASE WHEN dead AND kind <> 'weir_housekeeping' THEN '{"weir_dead_letter": "interrupted"}'::jsonb ELSE '{}'::jsonb END,
     errors = array_append(errors, jsonb_build_object('at', now(), 'attempt', attempt, 'trace', '', 'error',
@@ -420,8 +419,9 @@ type RescueJobsRow struct {
 
 // RescueJobs makes running jobs available whose client has no lease, and those named, which the caller itself has lost; the
 // latter do not count as a death. The attempt is given back. After max_deaths deaths the job is a dead letter: it
-// may be what kills the workers; housekeeping never is. Each gets a new id, so that whatever the earlier attempt still
-// concludes finds no such job: River does not ask who runs it. What an open transaction has locked is passed over.
+// may be what kills the workers; housekeeping never is. Each keeps its place in the queue, ahead of a backlog, and gets a
+// new id, so that whatever the earlier attempt still concludes finds no such job: River does not ask who runs it. What an
+// open transaction has locked is passed over.
 func (q *Queries) RescueJobs(ctx context.Context, db DBTX, arg RescueJobsParams) ([]RescueJobsRow, error) {
 	rows, err := db.Query(ctx, rescueJobs, arg.MaxDeaths, arg.Mine, arg.MaxRows)
 	if err != nil {

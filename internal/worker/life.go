@@ -8,10 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
+	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -38,6 +37,9 @@ type life struct {
 	registerer prometheus.Registerer
 	health     *health
 
+	remains *sync.WaitGroup // what goes on for a while when the life is over
+	server  server
+
 	lease  *lease.Lease
 	pool   *pgxpool.Pool
 	stream *capture.Stream
@@ -53,6 +55,7 @@ func (w *Worker) live(ctx context.Context) (err error) {
 	undo.add("unregister metrics", metrics.undo)
 	l := &life{
 		cfg: w.force.config(), opts: w.opts, log: w.log, clientID: newClientID(), registerer: metrics, health: &w.health,
+		remains: &w.remains,
 	}
 	l.lease = lease.New(lease.Options{
 		DatabaseURL: l.cfg.Database.URL.Value(), ClientID: l.clientID, Version: l.opts.Version, Logger: l.log,
@@ -79,7 +82,7 @@ func (l *life) run(ctx context.Context) error {
 	group.Go(func() error {
 		select {
 		case <-l.lease.Lost():
-			return lease.ErrLost
+			return l.lease.Err()
 		case <-ctx.Done():
 			return nil
 		}
@@ -120,13 +123,13 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 	if err != nil {
 		return err
 	}
-	undo.add("close the database pool", func() error { pool.Close(); return nil })
+	undo.add("close the database pool", func() error { l.closePool(pool); return nil })
 	l.pool = pool
 	functions, err := l.connect(ctx, functionConns)
 	if err != nil {
 		return err
 	}
-	undo.add("close the pool for functions", func() error { functions.Close(); return nil })
+	undo.add("close the pool for functions", func() error { l.closePool(functions); return nil })
 	observers, client, err := l.observers(l.cfg)
 	if err != nil {
 		return err
@@ -142,7 +145,7 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 	l.queue, err = jobs.New(jobs.Options{
 		Pool: l.pool, Functions: functions, Lease: l.lease, Index: history, Reader: reader, Observers: observers,
 		Endpoints: l.cfg.Endpoints, History: l.cfg.History, ClientID: l.clientID, SoftStop: l.cfg.ShutdownTimeout.Std(), Logger: l.log,
-		RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
+		Remains: l.remains, RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
 	})
 	if err != nil {
 		return err
@@ -162,24 +165,6 @@ func (l *life) deliver(ctx context.Context) error {
 	case <-l.stream.Verified():
 		return capture.Denied(l.queue.Run(ctx), l.pool.Config().ConnConfig.User)
 	}
-}
-
-// connect makes a pool, which connects later.
-func (l *life) connect(ctx context.Context, conns int32) (*pgxpool.Pool, error) {
-	url := l.cfg.Database.URL.Value()
-	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		return nil, fmt.Errorf("database.url: %w", err)
-	}
-	if conns != poolConns || !strings.Contains(url, "pool_max_conns") {
-		cfg.MaxConns = conns
-	}
-	cfg.MinConns, cfg.MaxConnIdleTime = 0, time.Minute
-	cfg.ConnConfig.RuntimeParams["application_name"] = "weir:" + l.clientID
-	cfg.ConnConfig.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
-	// A worker that was stopped for a while must not fetch, or conclude, what others have taken over meanwhile.
-	cfg.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return true, l.lease.Check() }
-	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
 // awaitDatabase waits until the database answers, checks that it is migrated, and takes the lease.

@@ -29,6 +29,8 @@ const (
 	// eventCache is how many bytes of recent events are kept for their deliveries.
 	eventCache    = 16 << 20
 	retryDatabase = 2 * time.Second
+	// remainsTime is how long the remains of earlier lives are waited for at the end.
+	remainsTime = 3 * time.Second
 )
 
 // Options is what a Worker needs beside its configuration.
@@ -53,6 +55,7 @@ type Worker struct {
 	reloads  reloadMetrics
 	force    inForce
 	health   health
+	remains  sync.WaitGroup // what goes on for a while of lives that are over; they can do nothing any more
 }
 
 // New makes a worker. It connects to nothing yet.
@@ -90,6 +93,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		watching.Wait()
 		return nil
 	})
+	undo.add("wait for what is left of earlier lives", func() error { w.await(&w.remains); return nil })
 	for {
 		err := stopped(ctx, w.live(ctx))
 		switch {
@@ -101,7 +105,21 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		case ctx.Err() != nil:
 			return nil
 		}
-		w.log.Warn("this worker was stopped or cut off for too long; it begins anew under another client id", "error", err)
+		w.log.Warn("this worker begins anew under another client id", "error", err)
+	}
+}
+
+// await waits for a while.
+func (w *Worker) await(remains *sync.WaitGroup) {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		remains.Wait()
+	}()
+	select {
+	case <-gone:
+	case <-time.After(remainsTime):
+		w.log.Warn("something of an earlier life does not end")
 	}
 }
 
