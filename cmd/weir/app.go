@@ -35,6 +35,8 @@ type app struct {
 	environment
 	flags   globalFlags
 	started bool // the command line was understood and its command runs
+
+	unprepared bool // sessions prepare no statements, which a pooler in transaction mode may lose
 }
 
 type globalFlags struct {

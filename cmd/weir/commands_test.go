@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -124,10 +125,24 @@ func TestDoctor(t *testing.T) {
 	if broken.stderr != "" {
 		t.Errorf("stderr repeats what was said: %s", broken.stderr)
 	}
+	broken.says("to mend it: ALTER SYSTEM SET max_slot_wal_keep_size = '50GB';\n", "             SELECT pg_reload_conf(); -- with")
 	var d ops.Diagnosis
 	weir(t, "doctor", "--config", path, "--database-url", url, "--format", "json").exits(1).json(&d)
 	if d.Healthy || len(d.Findings) < 10 {
 		t.Errorf("diagnosis %+v", d)
+	}
+}
+
+// TestDiagnosisOnOneLine: errors of a connection are of several lines, and a comment is told as it is.
+func TestDiagnosisOnOneLine(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	(&app{flags: globalFlags{noColor: true}, environment: environment{lookup: os.LookupEnv}}).writeDiagnosis(&out, &ops.Diagnosis{Findings: []ops.Finding{{
+		Check: "checkpoint", Level: ops.LevelError, Problem: "failed to connect:\n\tone\n\ttwo", Mend: "-- let it be",
+	}}})
+	const want = "ERROR  checkpoint  failed to connect: one two\n                   to mend it: let it be\n"
+	if !strings.HasPrefix(out.String(), want) {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
 }
 
@@ -334,6 +349,12 @@ func TestStatusWithABadFile(t *testing.T) {
 	weir(t, "status", "--config", broken).exits(3)
 	weir(t, "status", "--config", broken, "--database-url", url).exits(0).complains("cannot be read", "defaults are used")
 	weir(t, "adopt", "--config", broken, "--database-url", url).exits(3)
+	weir(t, "doctor", "--config", bad).exits(1).says("ERROR", "configuration", "has mistakes", "to mend it: weir validate-config "+bad)
+	for _, command := range []string{"status", "doctor", "migrate up", "dlq list", "debug-event --last 1", "adopt"} {
+		call{args: append(strings.Fields(command), "--database-url", url), env: map[string]string{"WEIR_CONFIG": "/no/such/weir.yaml"}}.
+			run(t).exits(3).complains("/no/such/weir.yaml")
+		weir(t, append(strings.Fields(command), "--database-url", url, "--config", "/no/such/weir.yaml")...).exits(3)
+	}
 	weir(t, "status", "--config", file(t, fmt.Sprintf("database: {url: %q}\nsource: {slt: x}\n", url))).exits(3).complains("did you mean slot?")
 }
 

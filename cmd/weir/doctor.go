@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
@@ -23,10 +25,22 @@ changed. The exit code is 1 if a finding would keep a worker from its work.`,
 }
 
 func (a *app) doctor(ctx context.Context, _ []string) error {
+	a.unprepared = true
 	return a.withBoth(ctx, func(s *settings, conn, source *pgx.Conn) error {
 		d, err := ops.Doctor(ctx, conn, source, s.capture, s.name)
 		if err != nil {
 			return err
+		}
+		if s.mistakes != nil {
+			mend := "weir validate-config"
+			if a.flags.config != "" {
+				mend += " " + a.flags.config
+			}
+			d.Healthy = false
+			d.Findings = slices.Insert(d.Findings, 0, ops.Finding{
+				Check: "configuration", Level: ops.LevelError, Problem: s.path + " has mistakes: a worker would not start with it",
+				Mend: mend,
+			})
 		}
 		if err := a.print(d, func(w io.Writer) { a.writeDiagnosis(w, d) }); err != nil {
 			return err
@@ -46,9 +60,11 @@ func (a *app) writeDiagnosis(w io.Writer, d *ops.Diagnosis) {
 	counts := map[ops.Level]int{}
 	for _, f := range d.Findings {
 		counts[f.Level]++
-		t.add(marks[f.Level], c(f.Check), c(f.Problem))
-		if f.Mend != "" {
-			t.add(c(""), c(""), c("to mend it: "+f.Mend))
+		t.add(marks[f.Level], c(f.Check), c(oneLine(f.Problem)))
+		lead := "to mend it: "
+		for line := range strings.Lines(strings.TrimPrefix(f.Mend, "-- ")) {
+			t.add(c(""), c(""), c(lead+strings.TrimRight(line, "\n")))
+			lead = strings.Repeat(" ", len(lead))
 		}
 	}
 	t.write(a, w)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -87,6 +89,9 @@ func (a *app) loadFile(ctx context.Context, s *settings) error {
 		return configError{err}
 	}
 	s.path = path
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) { // somebody has named it: other settings are not what they want
+		return configError{fmt.Errorf("configuration: %w", err)}
+	}
 	options := config.Options{Path: path, Lookup: a.lookupDatabase}
 	if s.file, err = config.Load(ctx, options); err != nil {
 		s.unset, options.NoEnv = err, true
@@ -141,19 +146,23 @@ func (a *app) findDatabase(s *settings) (err error) {
 
 // connect opens a session in the database.
 func (a *app) connect(ctx context.Context, s *settings) (*pgx.Conn, error) {
-	return open(ctx, s.database, s.from)
+	return a.open(ctx, s.database, s.from)
 }
 
 // connectSource opens a second session, in the database with the change log.
 func (a *app) connectSource(ctx context.Context, s *settings) (*pgx.Conn, error) {
-	from := s.from
-	if s.source != s.database {
-		from = "source.url of " + s.path
-	}
-	return open(ctx, s.source, from)
+	return a.open(ctx, s.source, s.sourceFrom())
 }
 
-func open(ctx context.Context, url config.URL, from string) (*pgx.Conn, error) {
+// sourceFrom is where source comes from, for errors.
+func (s *settings) sourceFrom() string {
+	if s.source != s.database {
+		return "source.url of " + s.path
+	}
+	return s.from
+}
+
+func (a *app) open(ctx context.Context, url config.URL, from string) (*pgx.Conn, error) {
 	pool, err := pgxpool.ParseConfig(url.Value()) // the URL may hold parameters of a pool
 	if err != nil {
 		return nil, usageError{fmt.Errorf("%s is no PostgreSQL URL", from)} // pgx's error could repeat the password
@@ -163,6 +172,10 @@ func open(ctx context.Context, url config.URL, from string) (*pgx.Conn, error) {
 		cfg.ConnectTimeout = connectTimeout
 	}
 	cfg.RuntimeParams["application_name"] = applicationName
+	if a.unprepared {
+		cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
+		cfg.RuntimeParams["datestyle"] = "ISO" // results are text then
+	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, &connectionError{url: url, from: from, err: err}

@@ -75,9 +75,12 @@ func count[N int | int64](n N, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// oneLine folds a text, as errors of pgx are of several lines.
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+
 // short is the beginning of a text, on one line.
 func short(text string, limit int) string {
-	text = strings.Join(strings.Fields(text), " ")
+	text = oneLine(text)
 	if runes := []rune(text); len(runes) > limit {
 		return string(runes[:limit-1]) + "…"
 	}

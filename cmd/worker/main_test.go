@@ -183,7 +183,7 @@ func TestWrongDatabaseIsRefused(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
 		refused(t, server.TestDatabase(t), "wal_level is replica, logical replication needs logical; to mend it: "+
-			"ALTER SYSTEM SET wal_level = 'logical'; then restart PostgreSQL")
+			"ALTER SYSTEM SET wal_level = 'logical'; -- then restart PostgreSQL")
 	})
 	t.Run("not migrated", func(t *testing.T) {
 		t.Parallel()

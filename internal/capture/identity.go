@@ -163,7 +163,7 @@ func judge(cfg Config, s *sight) (verdict, error) {
 	case cp.Slot != string(cfg.Slot):
 		return "", &SetupError{
 			fmt.Sprintf("the checkpoint belongs to slot %s, not to %s", cp.Slot, cfg.Slot),
-			fmt.Sprintf("set source.slot to %s, or go on with %s: weir adopt", cp.Slot, cfg.Slot),
+			fmt.Sprintf("-- set source.slot to %s, or go on with %s: weir adopt", cp.Slot, cfg.Slot),
 		}
 	case s.slot == nil:
 		return "", &SetupError{
@@ -180,7 +180,7 @@ func judge(cfg Config, s *sight) (verdict, error) {
 
 // sameSource refuses a source that the checkpoint does not belong to: a copy must do no harm.
 func (s *sight) sameSource() error {
-	const mend = "if this is the one to go on with: weir adopt"
+	const mend = "weir adopt # if this is the one to go on with"
 	cp := s.checkpoint
 	switch {
 	case s.System != cp.System:
@@ -198,7 +198,7 @@ func (s *sight) sameSource() error {
 	case s.Installation != cp.Installation:
 		return &SetupError{
 			fmt.Sprintf("the checkpoint belongs to installation %q, this worker to %q", cp.Installation, s.Installation),
-			fmt.Sprintf("set installation to %q, or, %s", cp.Installation, mend),
+			fmt.Sprintf("-- set installation to %q, or, if this is the one to go on with: weir adopt", cp.Installation),
 		}
 	case cp.Position.LSN > s.written:
 		return &SetupError{fmt.Sprintf("the source's WAL ends at %s, before the checkpoint at %s: an older state of the server "+
@@ -208,4 +208,4 @@ func (s *sight) sameSource() error {
 }
 
 // gapHint is how to go on where continuity cannot be proven.
-const gapHint = "weir adopt, which goes on at the present and says which changes may be missing"
+const gapHint = "weir adopt # which goes on at the present and says which changes may be missing"

@@ -26,11 +26,7 @@ type row struct {
 }
 
 // columns names the change log's columns that Weir reads and where each goes; others are tolerated and ignored.
-var columns = []struct {
-	name     string
-	required bool
-	field    func(*row) *[]byte
-}{
+var columns = []readColumn{
 	{"pk_entity_change_log", true, func(r *row) *[]byte { return &r.pk }},
 	{"id", true, func(r *row) *[]byte { return &r.id }},
 	{"object_type", true, func(r *row) *[]byte { return &r.objectType }},
@@ -49,6 +45,12 @@ var columns = []struct {
 	{"duration_ms", false, func(r *row) *[]byte { return &r.durationMS }},
 	{"seq", false, func(r *row) *[]byte { return &r.seq }},
 	{"extra_metadata", false, func(r *row) *[]byte { return &r.extra }},
+}
+
+type readColumn struct {
+	name     string
+	required bool
+	field    func(*row) *[]byte
 }
 
 // fieldOf returns where a column goes, nil for one that Weir does not read.

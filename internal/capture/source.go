@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,17 +19,19 @@ import (
 // SetupError is a source that cannot be captured as it is. Waiting does not help; the hint says what mends it.
 type SetupError struct {
 	Problem string
-	Hint    string // a statement or command, for people to run
+	// Hint is what people run: SQL statements with what else there is to say in a comment behind them (alone: "-- …"), or a
+	// command for the shell, where a comment begins with #.
+	Hint string
 }
 
-func (e *SetupError) Error() string { return e.Problem + "; to mend it: " + e.Hint }
+func (e *SetupError) Error() string {
+	return e.Problem + "; to mend it: " + strings.TrimPrefix(e.Hint, "-- ")
+}
 
-// Finding is one thing that preflight looked at, for `weir doctor`.
-type Finding struct {
-	Check   string `json:"check"`
-	OK      bool   `json:"ok"`
-	Problem string `json:"problem,omitempty"`
-	Mend    string `json:"mend,omitempty"` // the statement that mends it
+// Check looks at one thing that a source has to be, without changing anything. A *SetupError says that it is not.
+type Check struct {
+	Name string
+	Run  func(ctx context.Context, conn *pgx.Conn, cfg Config) error
 }
 
 // slotRow is what pg_replication_slots says of our slot.
@@ -78,14 +81,9 @@ func setSession(cfg *pgconn.Config, clientID string) {
 	cfg.RuntimeParams["statement_timeout"] = "0" // making a slot takes as long as others leave transactions open
 }
 
-// Preflight looks at the source and reports each check, without changing anything.
-func Preflight(ctx context.Context, conn *pgx.Conn, cfg Config) ([]Finding, error) {
-	cfg = cfg.WithDefaults()
-	var findings []Finding
-	for _, c := range []struct {
-		name  string
-		check func(context.Context, *pgx.Conn, Config) error
-	}{
+// Preflight is what `weir doctor` looks at in the source. The configuration has its defaults filled in.
+func Preflight() []Check {
+	return []Check{
 		{"server version", checkVersion},
 		{"primary", checkPrimary},
 		{"wal_level", checkWALLevel},
@@ -93,18 +91,7 @@ func Preflight(ctx context.Context, conn *pgx.Conn, cfg Config) ([]Finding, erro
 		{"change log", checkChangeLog},
 		{"publication", checkPublication},
 		{"replication slot", checkSlot},
-	} {
-		f := Finding{Check: c.name, OK: true}
-		if err := c.check(ctx, conn, cfg); err != nil {
-			var setup *SetupError
-			if !errors.As(err, &setup) {
-				return nil, fmt.Errorf("check %s: %w", c.name, err)
-			}
-			f.OK, f.Problem, f.Mend = false, setup.Problem, setup.Hint
-		}
-		findings = append(findings, f)
 	}
-	return findings, nil
 }
 
 func checkVersion(ctx context.Context, conn *pgx.Conn, _ Config) error {
@@ -113,7 +100,7 @@ func checkVersion(ctx context.Context, conn *pgx.Conn, _ Config) error {
 	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version')`).
 		Scan(&num, &text)
 	if err == nil && num < minServerVersion {
-		return &SetupError{"PostgreSQL " + text + " is older than 14", "upgrade the server to PostgreSQL 14 or newer"}
+		return &SetupError{"PostgreSQL " + text + " is older than 14", "-- upgrade the server to PostgreSQL 14 or newer"}
 	}
 	return err
 }
@@ -121,7 +108,7 @@ func checkVersion(ctx context.Context, conn *pgx.Conn, _ Config) error {
 func checkPrimary(ctx context.Context, conn *pgx.Conn, _ Config) error {
 	err := isPrimary(ctx, conn)
 	if errors.Is(err, errIsStandby) {
-		return &SetupError{"the server of source.url is a standby", "let source.url name the primary"}
+		return &SetupError{"the server of source.url is a standby", "-- let source.url name the primary"}
 	}
 	return err
 }
@@ -149,7 +136,7 @@ func checkWALLevel(ctx context.Context, conn *pgx.Conn, _ Config) error {
 	if level != "logical" {
 		return &SetupError{
 			fmt.Sprintf("wal_level is %s, logical replication needs logical", level),
-			"ALTER SYSTEM SET wal_level = 'logical'; then restart PostgreSQL",
+			"ALTER SYSTEM SET wal_level = 'logical'; -- then restart PostgreSQL",
 		}
 	}
 	return nil
@@ -174,43 +161,57 @@ func checkPrivilege(ctx context.Context, conn *pgx.Conn, _ Config) error {
 }
 
 func checkChangeLog(ctx context.Context, conn *pgx.Conn, cfg Config) error {
-	if *cfg.ChangeLog == (Table{}) {
+	log := *cfg.ChangeLog
+	if log == (Table{}) {
 		return nil
 	}
-	names, err := columnNames(ctx, conn, *cfg.ChangeLog)
+	var schema, unlogged, hasKey bool
+	var kind string
+	var have []string
+	err := conn.QueryRow(ctx, `
+		SELECT n.oid IS NOT NULL, coalesce(c.relkind::text, ''), coalesce(c.relpersistence = 'u', false),
+		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
+		       ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
+		  FROM (SELECT) one LEFT JOIN pg_namespace n ON n.nspname = $1
+		  LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = $2`, log.Schema, log.Name).
+		Scan(&schema, &kind, &unlogged, &hasKey, &have)
 	if err != nil {
 		return err
 	}
-	have := map[string]bool{}
-	for _, name := range names {
-		have[name] = true
-	}
-	var missing []string
-	for _, c := range columns {
-		if c.required && !have[c.name] {
-			missing = append(missing, c.name)
-		}
-	}
+	missing := missingColumns(have)
 	switch {
-	case len(names) == 0:
-		return &SetupError{fmt.Sprintf("table %s does not exist", cfg.ChangeLog), "weir migrate up"}
+	case kind == "" && log.IsDefault():
+		return &SetupError{fmt.Sprintf("table %s does not exist", log), "weir migrate up"}
+	case kind == "":
+		return &SetupError{fmt.Sprintf("table %s does not exist", log), createChangeLog(log, schema)}
+	case kind != "r" && kind != "p":
+		return &SetupError{
+			fmt.Sprintf("%s is no table: what changes in a view or a foreign table is not in the WAL", log),
+			"-- let source.change_log name the table itself",
+		}
 	case len(missing) > 0:
+		names := make([]string, len(missing))
+		for i, c := range missing {
+			names[i] = c.Name
+		}
 		return &SetupError{
-			fmt.Sprintf("table %s lacks %s", cfg.ChangeLog, strings.Join(missing, ", ")), "weir migrate up",
+			fmt.Sprintf("table %s lacks %s", log, strings.Join(names, ", ")), CompleteChangeLog(log, missing, hasKey),
+		}
+	case unlogged:
+		return &SetupError{
+			fmt.Sprintf("table %s is unlogged: its changes are not in the WAL", log),
+			fmt.Sprintf("ALTER TABLE %s SET LOGGED;", log.SQL()),
 		}
 	}
-	var unlogged bool
-	err = conn.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		                WHERE n.nspname = $1 AND c.relname = $2 AND c.relpersistence = 'u')`, cfg.ChangeLog.Schema, cfg.ChangeLog.Name).
-		Scan(&unlogged)
-	if err == nil && unlogged {
-		return &SetupError{
-			fmt.Sprintf("table %s is unlogged: its changes are not in the WAL", cfg.ChangeLog),
-			fmt.Sprintf("ALTER TABLE %s SET LOGGED;", cfg.ChangeLog.SQL()),
-		}
-	}
-	return err
+	return nil
+}
+
+// missingColumns are those without which no row can be read.
+func missingColumns(have []string) []Column {
+	return slices.DeleteFunc(ChangeLogColumns(), func(c Column) bool {
+		required := slices.ContainsFunc(columns, func(r readColumn) bool { return r.name == c.Name && r.required })
+		return !required || slices.Contains(have, c.Name)
+	})
 }
 
 // publicationSQL creates the change log's publication: inserts only, so that later updates of log rows cost nothing.
@@ -259,7 +260,7 @@ func checkPublication(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	case filtered:
 		return &SetupError{
 			fmt.Sprintf("publication %s leaves out rows of %s by a filter", cfg.Publication, cfg.ChangeLog),
-			fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s;", name, cfg.ChangeLog.SQL()),
+			publishAnew(cfg),
 		}
 	case !covers:
 		return &SetupError{
@@ -288,15 +289,22 @@ func checkColumnList(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	if err == nil && len(missing) > 0 {
 		return &SetupError{
 			fmt.Sprintf("publication %s leaves out columns of %s: %s", cfg.Publication, cfg.ChangeLog, strings.Join(missing, ", ")),
-			fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s;", pgx.Identifier{string(cfg.Publication)}.Sanitize(), cfg.ChangeLog.SQL()),
+			publishAnew(cfg),
 		}
 	}
 	return err
 }
 
+// publishAnew takes the change log out of the publication and in again, whole. SET TABLE would take the other tables out.
+func publishAnew(cfg Config) string {
+	return fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s;\nALTER PUBLICATION %[1]s ADD TABLE %[2]s;",
+		pgx.Identifier{string(cfg.Publication)}.Sanitize(), cfg.ChangeLog.SQL())
+}
+
+// checkSlot leaves a slot that is lost to the comparison with the checkpoint, which knows how to go on.
 func checkSlot(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	slot, err := readSlot(ctx, conn, cfg)
-	if err != nil || slot == nil {
+	if err != nil || slot == nil || slot.Status == lost {
 		return err // a slot that is not there yet is made by the worker
 	}
 	var database string
@@ -309,15 +317,20 @@ func checkSlot(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 // usable says why a slot cannot be read, with or without a checkpoint that it shall continue. It is pure.
 func (s *slotRow) usable(cfg Config, database string, continues bool) error {
 	switch {
+	case s.Plugin == "": // and so of no database
+		return &SetupError{
+			fmt.Sprintf("slot %s is a physical slot: it belongs to a standby or a backup", cfg.Slot),
+			"-- give Weir a slot of its own with source.slot",
+		}
 	case s.Plugin != "pgoutput" || s.Database != database:
 		return &SetupError{
 			fmt.Sprintf("slot %s is of plugin %s in database %s: it belongs to something else", cfg.Slot, s.Plugin, s.Database),
-			"give Weir a slot of its own with source.slot",
+			"-- give Weir a slot of its own with source.slot",
 		}
 	case s.Status == lost && !continues:
 		return &SetupError{
 			fmt.Sprintf("slot %s is lost, and nothing has been read from it", cfg.Slot),
-			fmt.Sprintf("SELECT pg_drop_replication_slot('%s'); the worker makes it again", cfg.Slot),
+			fmt.Sprintf("SELECT pg_drop_replication_slot('%s'); -- the worker makes it again", cfg.Slot),
 		}
 	case s.Status == lost:
 		return &SetupError{
@@ -451,4 +464,10 @@ func logWaiting(ctx context.Context, logger *slog.Logger, connect connector) {
 func hasCode(err error, code string) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == code
+}
+
+// NoWalsender says that an error is the source's refusal to talk over the replication protocol.
+func NoWalsender(err error) bool {
+	var connect *pgconn.ConnectError
+	return errors.As(err, &connect) || hasCode(err, "42601") // a pooler that drops the parameter leads to an ordinary session
 }

@@ -2,7 +2,6 @@ package ops
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,9 +17,6 @@ import (
 // maxClockSkew is how far two clocks may be apart: receivers of signed webhooks accept five minutes, people who compare
 // logs much less.
 const maxClockSkew = 5 * time.Second
-
-// notificationTime is how long a notification may take that costs PostgreSQL a millisecond.
-const notificationTime = 2 * time.Second
 
 // privileges: the worker's role need not own schema weir, but it has to read and write all of it.
 func (c *checkup) privileges(ctx context.Context) error {
@@ -49,7 +45,7 @@ func (c *checkup) privileges(ctx context.Context) error {
 		       ARRAY(SELECT what FROM lacking ORDER BY what)`).Scan(&role, &migrated, &usage, &missing)
 	switch {
 	case err != nil:
-		return fmt.Errorf("check %s: %w", check, err)
+		return err
 	case !migrated: // as said
 		return nil
 	case !usage:
@@ -86,16 +82,19 @@ func (c *checkup) replicaIdentity(ctx context.Context) error {
 			 WHERE q.relkind = 'p')
 		SELECT format('%I.%I', n.nspname, c.relname)
 		  FROM published q JOIN pg_class c ON c.oid = q.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-		 WHERE c.relkind = 'r' AND (c.relreplident = 'n' OR c.relreplident = 'd'
-		       AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary))
+		 WHERE c.relkind = 'r' AND (c.relreplident = 'n'
+		       OR c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i
+		                                            WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate)
+		       OR c.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident))
 		 ORDER BY 1`, string(c.cfg.Publication))
 	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("check %s: %w", check, err)
+		return err
 	}
 	for _, table := range tables {
 		c.add(check, LevelError, fmt.Sprintf("%s is published with its updates or deletes and has none: the application's own "+
-			"UPDATE and DELETE of it fail", table), fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL; or give it a primary key", table))
+			"UPDATE and DELETE of it fail", table),
+			fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL; -- or give it a primary key", table))
 	}
 	if len(tables) == 0 {
 		c.ok(check)
@@ -111,18 +110,18 @@ func (c *checkup) timeouts(ctx context.Context) error {
 	settings := map[string]string{}
 	var name, value string
 	if _, err := pgx.ForEachRow(rows, []any{&name, &value}, func() error { settings[name] = value; return nil }); err != nil {
-		return fmt.Errorf("check %s: %w", check, err)
+		return err
 	}
 	sound := true
 	if settings["wal_sender_timeout"] == "0" {
 		sound = false
 		c.add(check, LevelWarning, "wal_sender_timeout is off: a reader that was cut off keeps the slot, and others stand by for it",
-			"ALTER SYSTEM SET wal_sender_timeout = '60s'; SELECT pg_reload_conf();")
+			reload("wal_sender_timeout", "'60s'"))
 	}
 	if idle := settings["idle_replication_slot_timeout"]; idle != "" && idle != "0" { // PostgreSQL 18
 		sound = false
 		c.add(check, LevelWarning, "idle_replication_slot_timeout is set: a worker that stays away for longer loses its slot",
-			"ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();")
+			reload("idle_replication_slot_timeout", "0"))
 	}
 	if sound {
 		c.ok(check)
@@ -138,46 +137,92 @@ func (c *checkup) database(ctx context.Context) error {
 	err := c.db.QueryRow(ctx, `SELECT current_setting('server_encoding'), pg_is_in_recovery()`).Scan(&encoding, &standby)
 	switch {
 	case err != nil:
-		return fmt.Errorf("check %s: %w", check, err)
+		return err
 	case standby:
-		c.add(check, LevelError, "the server of database.url is a standby: nothing can be written", "let database.url name the primary")
+		c.dbStandby = true
+		c.add(check, LevelError, "the server of database.url is a standby: nothing can be written",
+			"-- let database.url name the primary")
 	case encoding != "UTF8":
 		c.add(check, LevelError, fmt.Sprintf("its encoding is %s, which cannot hold every receiver's answer", encoding),
-			capture.NewDatabase)
+			"CREATE DATABASE weir ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'; -- let database.url name it and source.url this "+
+				"one, then: weir migrate up")
 	default:
 		c.ok(check)
 	}
 	return nil
 }
 
-// notifications: a pooler in transaction mode loses them, and session settings with them.
-func (c *checkup) notifications(ctx context.Context) error {
-	const check = "notifications"
-	speaker, err := pgx.ConnectConfig(ctx, c.db.Config())
-	if err != nil {
-		return fmt.Errorf("check %s: open a second session: %w", check, err)
+// readOnly finds what makes every transaction read-only that does not say otherwise, as none of a worker's does.
+func (c *checkup) readOnly(ctx context.Context) error {
+	const check = "default_transaction_read_only"
+	sound := true
+	for _, side := range []struct {
+		conn *pgx.Conn
+		url  string
+	}{{c.db, "database.url"}, {c.source, "source.url"}} {
+		var on bool
+		var where, role, database string
+		err := side.conn.QueryRow(ctx, `
+			SELECT setting = 'on', source, current_user::text, current_database()::text
+			  FROM pg_settings WHERE name = 'default_transaction_read_only'`).Scan(&on, &where, &role, &database)
+		if err != nil {
+			return err
+		}
+		if !on {
+			continue
+		}
+		sound = false
+		problem := fmt.Sprintf("is on for role %s in database %s: a worker can write nothing", role, database)
+		if !c.said(problem) {
+			c.add(check, LevelError, problem, writable(where, role, database, side.url))
+		}
 	}
-	defer func() { _ = speaker.Close(context.WithoutCancel(ctx)) }()
-	if _, err := c.db.Exec(ctx, `LISTEN weir_doctor`); err != nil {
-		return fmt.Errorf("check %s: %w", check, err)
-	}
-	defer func() { _, _ = c.db.Exec(context.WithoutCancel(ctx), `UNLISTEN weir_doctor`) }()
-	if _, err := speaker.Exec(ctx, `NOTIFY weir_doctor`); err != nil {
-		return fmt.Errorf("check %s: %w", check, err)
-	}
-	wait, cancel := context.WithTimeout(ctx, notificationTime)
-	defer cancel()
-	_, err = c.db.WaitForNotification(wait)
-	switch {
-	case err == nil:
+	if sound {
 		c.ok(check)
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.Is(err, context.DeadlineExceeded):
-		c.add(check, LevelWarning, "none arrives: a pooler in transaction mode seems to be in between, so deliveries start up to "+
-			"a second late", "let database.url name the server itself, or a pool in session mode")
+	}
+	return nil
+}
+
+// writable takes default_transaction_read_only back where pg_settings says that it comes from. The statement itself has to
+// be let through.
+func writable(where, role, database, url string) string {
+	const reset = "RESET default_transaction_read_only"
+	role, database = quoted(role), quoted(database)
+	var statement string
+	switch where {
+	case "user":
+		statement = fmt.Sprintf("ALTER ROLE %s %s", role, reset)
+	case "database":
+		statement = fmt.Sprintf("ALTER DATABASE %s %s", database, reset)
+	case "database user":
+		statement = fmt.Sprintf("ALTER ROLE %s IN DATABASE %s %s", role, database, reset)
+	case "global":
+		statement = "ALTER ROLE ALL " + reset
+	case "client", "session":
+		return "-- take default_transaction_read_only out of " + url + " (and PGOPTIONS)"
+	default: // the configuration file: ALTER SYSTEM asks for no transaction that can write
+		return reload("default_transaction_read_only", "off")
+	}
+	return "BEGIN READ WRITE; " + statement + "; COMMIT;"
+}
+
+// heartbeat: without it an idle stream holds back WAL, and its session ends again and again.
+func (c *checkup) heartbeat(ctx context.Context) error {
+	const check = "heartbeat"
+	var role, function string
+	var may bool
+	err := c.source.QueryRow(ctx, `
+		SELECT current_user::text, p.oid::regprocedure::text, has_function_privilege(p.oid, 'EXECUTE')
+		  FROM pg_proc p WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'pg_logical_emit_message'
+		   AND p.proargtypes[2] = 'text'::regtype`).Scan(&role, &function, &may) // PostgreSQL 17 has a fourth parameter
+	switch {
+	case err != nil:
+		return err
+	case !may:
+		c.add(check, LevelError, fmt.Sprintf("role %s may not send messages into the stream: an idle one would hold back WAL", role),
+			fmt.Sprintf("GRANT EXECUTE ON FUNCTION pg_catalog.%s TO %s;", strings.TrimPrefix(function, "pg_catalog."), quoted(role)))
 	default:
-		return fmt.Errorf("check %s: %w", check, err)
+		c.ok(check)
 	}
 	return nil
 }
@@ -187,7 +232,7 @@ func (c *checkup) clock(ctx context.Context) error {
 	var theirs time.Time
 	began := time.Now()
 	if err := c.db.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&theirs); err != nil {
-		return fmt.Errorf("check clock: %w", err)
+		return err
 	}
 	took := time.Since(began)
 	c.findings = append(c.findings, clockFinding(theirs.Sub(began.Add(took/2)), took))
@@ -207,7 +252,7 @@ func clockFinding(ahead, took time.Duration) Finding {
 	f.Level = LevelWarning
 	f.Problem = fmt.Sprintf("this machine's clock is %s %s the database's: receivers may refuse signatures",
 		ahead.Abs().Round(time.Second), which)
-	f.Mend = "let both machines follow a time server: timedatectl set-ntp true"
+	f.Mend = "-- let both machines follow a time server, as with: timedatectl set-ntp true"
 	return f
 }
 
@@ -219,7 +264,7 @@ func (c *checkup) versions(ctx context.Context) error {
 		if capture.NotMigrated(err) || capture.IsDenied(err) { // as said
 			return nil
 		}
-		return fmt.Errorf("check %s: %w", check, err)
+		return err
 	}
 	var versions []string
 	for _, row := range rows {
@@ -230,7 +275,7 @@ func (c *checkup) versions(ctx context.Context) error {
 	slices.Sort(versions)
 	if len(versions) > 1 {
 		c.add(check, LevelWarning, "different ones are running: "+strings.Join(versions, ", "),
-			"finish the deployment, or stop the old workers")
+			"-- finish the deployment, or stop the old workers")
 		return nil
 	}
 	c.ok(check)

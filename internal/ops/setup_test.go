@@ -29,9 +29,14 @@ func setup(t *testing.T) *pgx.Conn {
 // connect has nothing in the search_path, so that every name in a query must be qualified.
 func connect(t *testing.T, databaseURL string) *pgx.Conn {
 	t.Helper()
-	ctx := context.WithoutCancel(t.Context()) // cleanups connect, too
 	cfg, err := pgx.ParseConfig(databaseURL)
 	check(t, err)
+	return connectAs(t, cfg)
+}
+
+func connectAs(t *testing.T, cfg *pgx.ConnConfig) *pgx.Conn {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context()) // cleanups connect, too
 	cfg.RuntimeParams["search_path"] = ""
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	check(t, err)
