@@ -80,6 +80,50 @@ func TestMigrateTwoDatabases(t *testing.T) {
 	weir(t, "doctor", "--config", path).exits(0)
 }
 
+// TestMigrateCompletesTheChangeLog: a table that has lost something since is mended as the doctor says, also in a database
+// that is at the newest version.
+func TestMigrateCompletesTheChangeLog(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	path, _ := slotFile(t, db, "")
+	args := []string{"--config", path, "--database-url", url}
+	up := append([]string{"migrate", "up"}, args...)
+	doctor := append([]string{"doctor"}, args...)
+	exec(t, db, `ALTER TABLE core.tb_entity_change_log DROP COLUMN id, DROP COLUMN trace_context`)
+	weir(t, doctor...).exits(1).says("lacks id", "to mend it: weir migrate up\n")
+	weir(t, up...).exits(0).says("added to the change log: id, trace_context\n")
+	weir(t, doctor...).exits(0)
+	exec(t, db, `DROP TABLE core.tb_entity_change_log`)
+	weir(t, doctor...).exits(1).says("does not exist", "to mend it: weir migrate up\n")
+	weir(t, append(up, "--format", "json")...).exits(0).says("created the change log core.tb_entity_change_log", `"source": false`)
+	weir(t, doctor...).exits(0)
+	weir(t, up...).exits(0).says("nothing to do", "the change log in the source is complete")
+
+	exec(t, db, `DROP TABLE core.tb_entity_change_log`)
+	other, _ := slotFile(t, db, "")
+	check(t, os.WriteFile(other, []byte(`source: {change_log: app.log}`), 0o600))
+	if said := weir(t, "migrate", "up", "--config", other, "--database-url", url).exits(0).stdout; strings.Contains(said, "change log") {
+		t.Errorf("it speaks of a table that is not asked for: %s", said)
+	}
+}
+
+// TestMigrateWithoutSource names the database that cannot be reached.
+func TestMigrateWithoutSource(t *testing.T) {
+	t.Parallel()
+	url, _ := database(t)
+	path := file(t, "database: {url: '"+url+"'}\nsource: {url: 'postgres://weir:hunter2@127.0.0.1:1/shop'}\n")
+	weir(t, "migrate", "up", "--config", path).exits(4).complains("cannot connect to postgres://weir@127.0.0.1:1/shop", "and source.url of "+path)
+}
+
+func TestMigrateAfterTheSchemaWasDropped(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	exec(t, db, `DROP SCHEMA weir CASCADE`)
+	weir(t, "migrate", "up", "--database-url", url).exits(1).complains("another application's", "dropped by hand", "DROP TABLE goose_db_version;")
+	exec(t, db, `DROP TABLE goose_db_version`)
+	weir(t, "migrate", "up", "--database-url", url).exits(0).says("applied 00001_weir.sql")
+}
+
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	url, db := database(t)

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fraiseql/weir/db/migrations"
-	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/config"
 	"github.com/fraiseql/weir/internal/event"
 )
 
@@ -20,8 +20,8 @@ func newMigrateCommand(a *app) *cobra.Command {
 	up := &cobra.Command{
 		Use:   "up",
 		Short: "Bring the database to this program's schema version",
-		Long: `Apply the missing migrations to the database, and create or complete the change log in the source when that is
-another database. Several may run at once: one migrates, the others wait for it.`,
+		Long: `Apply the missing migrations to the database, and create or complete the change log core.tb_entity_change_log in the
+source, unless source.change_log names another table or none. Several may run at once: one migrates, the others wait for it.`,
 		Args: noArguments,
 		RunE: a.does(a.migrateUp),
 	}
@@ -59,20 +59,20 @@ func (a *app) migrateUp(ctx context.Context, _ []string) error {
 	result := migrated{Steps: []string{}}
 	err = migrations.Up(ctx, s.database.Value(), a.step(&result))
 	if err != nil {
-		return s.unreachable(err)
+		return unreachable(err, s.database, s.from)
 	}
-	if s.source != s.database && *s.capture.ChangeLog != (capture.Table{}) {
+	if s.capture.ChangeLog.IsDefault() { // no other is ours to install
 		a.verbosef("completing the change log in the source")
-		if err := migrations.InstallChangeLog(ctx, s.source.Value()); err != nil {
-			return fmt.Errorf("source: %w", s.unreachable(err))
+		if err := migrations.InstallChangeLog(ctx, s.source.Value(), a.step(&result)); err != nil {
+			return fmt.Errorf("source: %w", unreachable(err, s.source, s.sourceFrom()))
 		}
-		result.Source = true
+		result.Source = s.source != s.database
 	}
 	return a.print(result, func(w io.Writer) {
 		if len(result.Steps) == 0 {
 			fmt.Fprintf(w, "nothing to do: the database is at version %d\n", migrations.Version)
 		}
-		if result.Source {
+		if s.capture.ChangeLog.IsDefault() {
 			fmt.Fprintln(w, "the change log in the source is complete")
 		}
 	})
@@ -98,7 +98,7 @@ func (a *app) migrateDown(ctx context.Context, yes bool) error {
 	}
 	result := migrated{Steps: []string{}}
 	if err := migrations.Down(ctx, s.database.Value(), a.step(&result)); err != nil {
-		return s.unreachable(err)
+		return unreachable(err, s.database, s.from)
 	}
 	a.mentionSlot(ctx, s)
 	return a.print(result, func(w io.Writer) {
@@ -126,12 +126,12 @@ func (a *app) mentionSlot(ctx context.Context, s *settings) {
 }
 
 // unreachable makes a failed connection what the other commands report.
-func (s *settings) unreachable(err error) error {
+func unreachable(err error, url config.URL, from string) error {
 	var connect *pgconn.ConnectError
 	if !errors.As(err, &connect) {
 		return err
 	}
-	return &connectionError{url: s.database, from: s.from, err: connect}
+	return &connectionError{url: url, from: from, err: connect}
 }
 
 // migrationList is the output of migrate status.
@@ -153,7 +153,7 @@ func (a *app) migrateStatus(ctx context.Context, _ []string) error {
 	}
 	all, err := migrations.Status(ctx, s.database.Value())
 	if err != nil {
-		return s.unreachable(err)
+		return unreachable(err, s.database, s.from)
 	}
 	list := migrationList{Current: true, Migrations: []migrationState{}}
 	for _, m := range all {

@@ -108,7 +108,7 @@ func TestOldChangeLogIsCompleted(t *testing.T) {
 			rows, numbered, dated, columns)
 	}
 	want := newDatabase(t)
-	if err := migrations.InstallChangeLog(t.Context(), want.url); err != nil {
+	if err := migrations.InstallChangeLog(t.Context(), want.url, ignore); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := db.columnTypes(), want.columnTypes(); strings.Replace(got, "character varying(80)", "text", 1) != want {
@@ -157,11 +157,22 @@ func TestInstallChangeLog(t *testing.T) {
 	source.exec(`CREATE TABLE goose_db_version (version_id bigint, is_applied boolean);
 		INSERT INTO goose_db_version VALUES (7, true)`)
 	public := source.dump("public")
-	for range 2 {
-		if err := migrations.InstallChangeLog(t.Context(), source.url); err != nil {
+	var said []string
+	install := func() {
+		if err := migrations.InstallChangeLog(t.Context(), source.url, func(line string) { said = append(said, line) }); err != nil {
 			t.Fatal(err)
 		}
 	}
+	install()
+	install()
+	source.exec("ALTER TABLE core.tb_entity_change_log ALTER COLUMN seq DROP DEFAULT")
+	install()
+	source.exec("ALTER TABLE core.tb_entity_change_log DROP COLUMN nats_published_at, DROP COLUMN nats_event_id")
+	install()
+	wantSame(t, "progress", said, []string{
+		"created the change log core.tb_entity_change_log", "gave seq of the change log its default",
+		"added to the change log: nats_published_at, nats_event_id",
+	})
 	wantSame(t, "core", source.dump("core"), whole.dump("core"))
 	wantSame(t, "public", source.dump("public"), public)
 	wantSame(t, "weir", source.dump("weir"), nil)

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,9 +127,10 @@ func Current(ctx context.Context, db interface {
 	return version, nil
 }
 
-// InstallChangeLog creates or completes the change log, and nothing else, in a source database that is not the database
-// of schema weir. It may be repeated: what is there is left alone.
-func InstallChangeLog(ctx context.Context, sourceURL string) error {
+// InstallChangeLog creates or completes the change log, and nothing else, and calls progress with a line if there was
+// something to do. The source may be the database of schema weir, where the table has lost something since, or another one.
+// It may be repeated: what is there is left alone.
+func InstallChangeLog(ctx context.Context, sourceURL string, progress func(string)) error {
 	statement, err := changeLogStatement()
 	if err != nil {
 		return err
@@ -139,11 +141,43 @@ func InstallChangeLog(ctx context.Context, sourceURL string) error {
 	}
 	defer s.close()
 	return s.locked(ctx, func(ctx context.Context) error {
-		if _, err := s.conn.ExecContext(ctx, statement); err != nil {
+		before, err := s.readChangeLog(ctx)
+		if err == nil {
+			_, err = s.conn.ExecContext(ctx, statement)
+		}
+		var after changeLog
+		if err == nil {
+			after, err = s.readChangeLog(ctx)
+		}
+		if err != nil {
 			return fmt.Errorf("install change log: %w", s.explain(err))
+		}
+		if done := before.until(after); done != "" {
+			progress(done)
 		}
 		return nil
 	})
+}
+
+// changeLog is what InstallChangeLog may change.
+type changeLog struct {
+	columns  []string // none: there is no table
+	numbered bool     // seq has a default
+}
+
+// until says what was done between two states, "" for nothing.
+func (c changeLog) until(later changeLog) string {
+	added := slices.DeleteFunc(slices.Clone(later.columns), func(name string) bool { return slices.Contains(c.columns, name) })
+	switch {
+	case len(c.columns) == 0:
+		return "created the change log core.tb_entity_change_log"
+	case len(added) > 0:
+		return "added to the change log: " + strings.Join(added, ", ")
+	case c.numbered != later.numbered:
+		return "gave seq of the change log its default"
+	default:
+		return ""
+	}
 }
 
 // changeLogStatement cuts the one statement that does not need schema weir out of its migration.

@@ -125,10 +125,37 @@ func (s *session) readHistory(ctx context.Context) error {
 	return h.check()
 }
 
+// readChangeLog asks the catalog by name, which needs no right to look into the schema.
+func (s *session) readChangeLog(ctx context.Context) (c changeLog, err error) {
+	rows, err := s.conn.QueryContext(ctx, `
+		SELECT a.attname::text, a.atthasdef FROM pg_attribute a
+		  JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+		 WHERE n.nspname = 'core' AND c.relname = 'tb_entity_change_log' AND a.attnum > 0 AND NOT a.attisdropped
+		 ORDER BY a.attnum`)
+	if err != nil {
+		return c, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var name string
+		var hasDefault bool
+		if err := rows.Scan(&name, &hasDefault); err != nil {
+			return c, err
+		}
+		c.columns = append(c.columns, name)
+		c.numbered = c.numbered || (name == "seq" && hasDefault)
+	}
+	return c, rows.Err()
+}
+
 func (h history) check() error {
 	switch {
 	case h.version == h.schemaVersion && h.schema == (h.schemaVersion > 0):
 		return nil
+	case h.version > 0 && !h.schema:
+		return fmt.Errorf("table %s records version %d, but there is no schema weir: these are another application's migrations, so "+
+			"use a separate database for database.url and name this one in source.url; or schema weir was dropped by hand, so run "+
+			"DROP TABLE %[1]s; and migrate again", goose.DefaultTablename, h.version)
 	case h.version > 0:
 		return fmt.Errorf("table %s records version %d of another application's migrations (schema weir is at %d): "+
 			"use a separate database for database.url, and name this one in source.url",
