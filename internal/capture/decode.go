@@ -136,12 +136,14 @@ func (d *decoder) insert(b []byte, after event.Position) (decoded, error) {
 	if fields == nil || d.pos.Compare(after) <= 0 {
 		return decoded{}, nil
 	}
-	n := int(binary.BigEndian.Uint16(b[5:]))
-	if n > len(fields) {
+	if b[4] != 'N' {
+		return decoded{}, fmt.Errorf("pgoutput Insert whose tuple is of kind %q, not a new one", b[4])
+	}
+	if n := int(binary.BigEndian.Uint16(b[5:])); n != len(fields) {
 		return decoded{}, fmt.Errorf("pgoutput Insert with %d columns into a relation of %d", n, len(fields))
 	}
 	var r row
-	if err := readTuple(b[7:], fields[:n], &r); err != nil {
+	if err := readTuple(b[7:], fields, &r); err != nil {
 		return decoded{}, err
 	}
 	c := r.change(d.pos, d.committed)
@@ -155,8 +157,12 @@ func readTuple(b []byte, fields []func(*row) *[]byte, r *row) error {
 		}
 		kind := b[0]
 		b = b[1:]
-		if kind != pglogrepl.TupleDataTypeText {
-			continue // NULL; an Insert has no unchanged TOAST values
+		switch kind {
+		case pglogrepl.TupleDataTypeNull:
+			continue
+		case pglogrepl.TupleDataTypeText:
+		default: // binary, which we do not ask for, or unchanged TOAST, which an Insert has none of: neither is NULL
+			return fmt.Errorf("pgoutput Insert with a value of kind %q", kind)
 		}
 		if len(b) < 4 {
 			return errTruncated
