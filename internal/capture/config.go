@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/invopop/jsonschema"
@@ -68,7 +69,8 @@ func ParseTable(s string) (Table, error) {
 		return Table{}, nil
 	}
 	schema, name, ok := strings.Cut(s, ".")
-	if !ok || schema == "" || name == "" || strings.ContainsAny(s, `"`) || strings.Contains(name, ".") {
+	if !ok || schema == "" || name == "" || strings.ContainsAny(s, `"`) || strings.Contains(name, ".") ||
+		strings.ContainsFunc(s, unicode.IsControl) {
 		return Table{}, fmt.Errorf("%q is not a table: write schema.table, as in core.tb_entity_change_log", s)
 	}
 	return Table{Schema: schema, Name: name}, nil

@@ -26,6 +26,9 @@ func (c *checker) check() {
 		return // reported
 	}
 	c.databaseURL()
+	if node := entry(c.root, "installation"); node != nil && strings.ContainsFunc(c.cfg.Installation, unicode.IsControl) {
+		c.fail(node, "a name is one line of text", "expected a name, as in production")
+	}
 	for _, pair := range pairsOf(entry(c.root, "observers")) {
 		name, _ := keyText(pair.Key)
 		if err := observer.CheckName(name); err != nil {

@@ -169,7 +169,6 @@ func TestVariables(t *testing.T) {
 		"YAML": "x: 1 # \"'\n- {{ !", "QUOTED": `"7"`,
 	}
 	cfg := mustLoad(t, `
-installation: ${YAML}
 endpoints:
   log:
     concurrency: ${N}${EMPTY:-0}
@@ -179,9 +178,13 @@ observers:
     entity: "pre-${NESTED}-$${N}-${UNSET:-de fault}"
     actions:
       - type: log
+  p:
+    entity: ${YAML}
+    actions:
+      - type: log
 `, vars)
-	if cfg.Installation != vars["YAML"] {
-		t.Errorf("installation = %q, want the value as it is", cfg.Installation)
+	if got := cfg.Observers["p"].Entity; got != vars["YAML"] {
+		t.Errorf("entity = %q, want the value as it is", got)
 	}
 	if got := cfg.Endpoints["log"].Concurrency; got != 70 {
 		t.Errorf("concurrency = %d, want 70", got)

@@ -3,9 +3,13 @@ package config
 import (
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/fraiseql/weir/internal/setting"
 )
 
 // Limits that only a hostile file reaches: aliases of aliases of aliases would otherwise take for ever to decode.
@@ -89,9 +93,10 @@ func (r *resolver) node(node ast.Node, depth int) resolved {
 		r.stop = true // the parser takes the following lines for the tag's
 		return r.fail(n, fmt.Sprintf("%q is a YAML tag, which has no meaning here", n.Start.Value), quoteBang)
 	case *ast.StringNode:
-		return resolved{node: r.text(n, n), size: 1}
+		return resolved{node: r.printable(n, r.text(n, n)), size: 1}
 	case *ast.LiteralNode:
 		literal := *n
+		r.printable(n, n.Value)
 		if text, ok := r.text(n, n.Value).(*ast.StringNode); ok {
 			literal.Value = text
 		}
@@ -137,6 +142,7 @@ func (r *resolver) mapping(n *ast.MappingNode, depth int) resolved {
 			continue
 		}
 		seen[key] = pair.Key
+		r.printable(pair.Key, pair.Key)
 		v := r.node(pair.Value, depth+1)
 		out.size += v.size
 		p := *pair
@@ -186,7 +192,13 @@ func (r *resolver) text(whole ast.Node, n *ast.StringNode) ast.Node {
 		return n
 	}
 	e := expand(n.Value, r.lookup)
-	if e.bad != "" {
+	switch {
+	case e.nested != "":
+		r.failInText(whole, e.nested, fmt.Sprintf("the default of a variable holds another one: %q", e.nested),
+			"write the default itself, as in ${NAME:-default}: variables in it are not replaced")
+		r.unknown = append(r.unknown, r.spanOf(whole))
+		return n
+	case e.bad != "":
 		r.failInText(whole, e.bad, fmt.Sprintf("%q is no variable", e.bad),
 			"write ${NAME} or ${NAME:-default}, $${ for a literal ${, and quotes round the value if it has special characters")
 		r.unknown = append(r.unknown, r.spanOf(whole))
@@ -202,6 +214,19 @@ func (r *resolver) text(whole ast.Node, n *ast.StringNode) ast.Node {
 	}
 	return retyped(n, e.text)
 }
+
+// printable refuses a text with control characters, as escapes bring them in: PostgreSQL takes no NUL, and the others are in
+// the way wherever a text is shown. whole is the node in the file.
+func (r *resolver) printable(whole, n ast.Node) ast.Node {
+	text, _ := setting.Text(n)
+	if i := strings.IndexFunc(text, isControl); i >= 0 {
+		c, _ := utf8.DecodeRuneInString(text[i:])
+		r.fail(whole, fmt.Sprintf("the control character %U stands in this text", c), "expected text, with \\n and \\t at the most")
+	}
+	return n
+}
+
+func isControl(c rune) bool { return unicode.IsControl(c) && !strings.ContainsRune("\t\n\r", c) }
 
 // failInText reports an error at a piece of a scalar's text, which may be lines below the scalar's beginning.
 func (r *resolver) failInText(whole ast.Node, piece, message, hint string) {

@@ -14,10 +14,11 @@ type expansion struct {
 	replaced bool     // something was, so that a plain scalar must be typed anew
 	unset    []string // variables without value and default; they stand in the text as they were
 	bad      string   // what begins with ${ and is no variable
+	nested   string   // a variable whose default holds ${
 }
 
 // expand replaces ${NAME} and ${NAME:-default}, the latter also for a variable that is empty, as in a shell. A value is
-// not expanded again. $${ is a literal ${.
+// not expanded again, so a default that holds a variable is refused: it would be taken as it is written. $${ is a literal ${.
 func expand(text string, lookup func(string) (string, bool)) expansion {
 	var e expansion
 	var b strings.Builder
@@ -36,6 +37,10 @@ func expand(text string, lookup func(string) (string, bool)) expansion {
 		m := variable.FindStringSubmatch(text)
 		if m == nil {
 			e.bad, _, _ = strings.Cut(text, "\n")
+			return e
+		}
+		if strings.Contains(m[3], "${") {
+			e.nested = m[0]
 			return e
 		}
 		e.replaced = true
