@@ -151,15 +151,18 @@ func (c *checkup) add(check string, level Level, problem, mend string) {
 
 func (c *checkup) ok(check string) { c.add(check, LevelOK, "", "") }
 
+// migrate mends a schema weir that is missing or old.
+const migrate = "weir migrate up"
+
 func (c *checkup) migrated(ctx context.Context) error {
 	const check = "schema weir"
 	have, err := CheckMigrated(ctx, c.db)
 	var old *NotMigratedError
 	switch {
 	case errors.As(err, &old) && have == 0:
-		c.add(check, LevelError, "the database has not been migrated", "weir migrate up")
+		c.add(check, LevelError, "the database has not been migrated", migrate)
 	case errors.As(err, &old):
-		c.add(check, LevelError, fmt.Sprintf("version %d, this program needs %d", have, old.Need), "weir migrate up")
+		c.add(check, LevelError, fmt.Sprintf("version %d, this program needs %d", have, old.Need), migrate)
 	case capture.IsDenied(err): // privileges says which
 		return nil
 	case err != nil:
@@ -264,7 +267,8 @@ func (c *checkup) checkpoint(ctx context.Context) error {
 	switch {
 	case err == nil:
 		c.ok(check)
-	case errors.As(err, &refused) && c.said(refused.Problem): // not migrated, or the slot
+	case errors.As(err, &refused) && c.said(refused.Problem): // the slot
+	case errors.As(err, &refused) && refused.Hint == migrate && c.failed("schema weir"): // which has said what is missing
 	case errors.As(err, &refused):
 		c.add(check, LevelError, refused.Problem, refused.Hint)
 	case capture.NoWalsender(err):

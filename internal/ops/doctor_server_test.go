@@ -152,3 +152,40 @@ func TestDoctorLostSlot(t *testing.T) {
 		t.Errorf("mend %q", lost.Mend)
 	}
 }
+
+// TestDoctorSettings runs the mends that change a server, line by line as psql does.
+func TestDoctorSettings(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, sandbox.PostgresOptions{})
+	db := session(t, server.TestDatabase(t))
+	cfg := slotOf(t, db)
+	exec(t, db, `ALTER SYSTEM SET wal_sender_timeout = 0`)
+	exec(t, db, `SELECT pg_reload_conf()`)
+	awaitSetting(t, db, "wal_sender_timeout", "0")
+	d := diagnose(t, db, db, cfg)
+	for _, check := range []string{"max_slot_wal_keep_size", "timeouts of the source"} {
+		for line := range strings.Lines(one(t, d, check, ops.LevelWarning).Mend) {
+			exec(t, db, line)
+		}
+	}
+	awaitSetting(t, db, "max_slot_wal_keep_size", "50GB")
+	awaitSetting(t, db, "wal_sender_timeout", "1min")
+	d = diagnose(t, db, db, cfg)
+	one(t, d, "max_slot_wal_keep_size", ops.LevelOK)
+	one(t, d, "timeouts of the source", ops.LevelOK)
+}
+
+// awaitSetting waits until the server has read its files.
+func awaitSetting(t *testing.T, db *pgx.Conn, name, want string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		var value string
+		check(t, db.QueryRow(t.Context(), `SELECT current_setting($1)`, name).Scan(&value))
+		if value == want {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s is %s, want %s", name, value, want)
+		}
+	}
+}
