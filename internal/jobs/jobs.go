@@ -31,14 +31,10 @@ const Schema = "weir"
 const (
 	// fetchCooldown bounds how often a queue is fetched: it is the latency that a delivery gains by not being alone.
 	fetchCooldown = 20 * time.Millisecond
-	// changeWorkers is the concurrency of weir_change: it is the database's time that they take, and nobody waits.
-	changeWorkers = 2
 	// sweepEvery is how often queues that have jobs but no endpoint (any more) are looked for, and dead letters counted.
 	sweepEvery = 5 * time.Second
-	// resizePatience is how long a queue of another concurrency is waited for, before others are looked at again.
-	resizePatience = 50 * time.Millisecond
-	resizeAgain    = 250 * time.Millisecond
-	startRetry     = time.Second
+	sweepAgain = 250 * time.Millisecond // when there is more to do
+	startRetry = time.Second
 	// sweepTime bounds a sweep: a connection may be dead without anybody having said so.
 	sweepTime = 10 * time.Second
 	// stopGrace is how much longer than its deliveries River may take to stop, and lostGrace how long when the lease is lost
@@ -85,9 +81,7 @@ type Queue struct {
 
 	swapped chan struct{} // asks for a sweep before its time
 
-	mu     sync.Mutex     // guards the rest
-	served map[string]int // the concurrency of the queues that have a producer
-	wanted map[string]int // what it is to become
+	producers producers
 }
 
 // New makes a queue that can insert jobs; Run works them.
@@ -95,8 +89,9 @@ func New(o Options) (*Queue, error) {
 	q := &Queue{
 		index: o.Index, log: o.Logger.With("component", "jobs"), lease: o.Lease, swapped: make(chan struct{}, 1),
 		softStop: o.SoftStop, remains: o.Remains,
-		served: map[string]int{}, wanted: map[string]int{},
 	}
+	q.producers.log = q.log
+	q.producers.want(o.Observers, o.Endpoints)
 	q.set.Store(o.Observers)
 	q.setHistory(o.History)
 	m := newMetrics(o.Registerer)
@@ -118,7 +113,7 @@ func New(o Options) (*Queue, error) {
 	river.AddWorker(workers, &changeWorker{queue: q, reader: o.Reader})
 
 	client, err := river.NewClient(riverpgxv5.New(o.Pool), &river.Config{
-		ID: o.ClientID, Schema: Schema, Queues: q.queues(o.Endpoints), Workers: workers, Logger: o.RiverLogger,
+		ID: o.ClientID, Schema: Schema, Queues: q.producers.first(), Workers: workers, Logger: o.RiverLogger,
 		FetchCooldown: fetchCooldown, FetchOnlyKnownKinds: true,
 		JobTimeout: -1, SoftStopTimeout: o.SoftStop,
 		Middleware:           []rivertype.Middleware{q.rescuer.attempts},
@@ -130,103 +125,24 @@ func New(o Options) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make River's client: %w", err)
 	}
-	q.client = client
+	q.client, q.producers.queues = client, client.Queues()
 	return q, nil
 }
 
-// queues has one for each endpoint that an action goes to, so that a slow one holds back nothing else.
-func (q *Queue) queues(endpoints map[string]EndpointConfig) map[string]river.QueueConfig {
-	q.served = concurrencies(q.set.Load(), endpoints)
-	q.served[queueChange], q.served[KindHousekeeping] = changeWorkers, 1
-	queues := map[string]river.QueueConfig{}
-	for name, n := range q.served {
-		queues[name] = river.QueueConfig{MaxWorkers: n}
-	}
-	queues[KindHousekeeping] = river.QueueConfig{MaxWorkers: 1, FetchPollInterval: housekeepingPoll}
-	return queues
-}
-
-// concurrencies are those of the set's endpoints, by the names of their queues.
-func concurrencies(set *observer.Set, endpoints map[string]EndpointConfig) map[string]int {
-	byQueue := map[string]int{}
-	for _, endpoint := range set.Endpoints() {
-		byQueue[QueueName(endpoint)] = endpoints[endpoint].WithDefaults(endpoint).Concurrency
-	}
-	return byQueue
-}
-
 // Swap puts other observers in force: for what is matched from now on, and for every delivery that starts from now on, also
-// those that are queued already. New queues are served before anything is matched into them; those that nothing goes to any
-// more go on being served, since they may hold deliveries. A changed concurrency takes effect when the deliveries that run
-// in the queue have ended; until then it starts no others.
-func (q *Queue) Swap(set *observer.Set, endpoints map[string]EndpointConfig, history index.Config) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.wanted = concurrencies(set, endpoints)
-	for name, n := range q.wanted {
-		if _, ok := q.served[name]; !ok {
-			if err := q.serve(name, n); err != nil {
-				return err
-			}
-		}
-	}
+// those that are queued already. It needs no database and does not wait: the sweep, which it wakes, serves new queues, and
+// until then they hold what is matched into them. Those that nothing goes to any more go on being served, since they may hold
+// deliveries. A changed concurrency takes effect when the deliveries that run in the queue have ended; until then it starts no
+// others.
+func (q *Queue) Swap(set *observer.Set, endpoints map[string]EndpointConfig, history index.Config) {
 	q.runner.metrics.expect(set)
+	q.producers.want(set, endpoints)
 	q.set.Store(set)
 	q.setHistory(history)
 	select {
 	case q.swapped <- struct{}{}:
 	default:
 	}
-	return nil
-}
-
-// serve gives a queue a producer. The caller holds mu.
-func (q *Queue) serve(name string, concurrency int) error {
-	if err := q.client.Queues().Add(name, river.QueueConfig{MaxWorkers: concurrency}); err != nil {
-		return fmt.Errorf("add queue %s: %w", name, err)
-	}
-	q.served[name] = concurrency
-	return nil
-}
-
-// resize gives queues of another concurrency a new producer, as far as their deliveries have ended, and returns whether
-// that is done.
-func (q *Queue) resize(ctx context.Context) (done bool, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	done = true
-	for name, want := range q.wanted {
-		have, served := q.served[name]
-		if served && have == want {
-			continue
-		}
-		if served {
-			err := q.drop(ctx, name)
-			if errors.Is(err, context.DeadlineExceeded) {
-				done = false // it starts nothing more, and is asked again
-				continue
-			}
-			if err != nil {
-				return false, err
-			}
-		}
-		if err := q.serve(name, want); err != nil {
-			return false, err
-		}
-		q.log.Info("changed the concurrency of a queue", "queue", name, "concurrency", want)
-	}
-	return done, nil
-}
-
-// drop takes a queue's producer away, once its deliveries have ended. The caller holds mu.
-func (q *Queue) drop(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, resizePatience)
-	defer cancel()
-	if err := q.client.Queues().Remove(ctx, name); err != nil {
-		return fmt.Errorf("remove queue %s: %w", name, err)
-	}
-	delete(q.served, name)
-	return nil
 }
 
 // Run works jobs until the context ends, then gives the running ones their time (Options.SoftStop) and loses nothing:
@@ -293,16 +209,21 @@ func (q *Queue) start(ctx context.Context) bool {
 func (q *Queue) Working() bool { return q.working.Load() }
 
 func (q *Queue) sweepUntil(ctx context.Context) {
+	logged := ""
 	for {
-		wait := sweepEvery
-		resized, err := q.tidy(ctx)
-		if !resized {
-			wait = resizeAgain
-		}
-		if err != nil && ctx.Err() == nil {
-			q.log.Warn("queues not looked over", "error", err)
-		}
+		done, err := q.tidy(ctx)
 		q.working.Store(err == nil)
+		wait := sweepEvery
+		switch {
+		case err == nil:
+			logged = ""
+			if !done {
+				wait = sweepAgain
+			}
+		case ctx.Err() == nil && err.Error() != logged:
+			q.log.Warn("queues not looked over, trying again", "error", err)
+			logged = err.Error()
+		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -316,47 +237,29 @@ func (q *Queue) sweepUntil(ctx context.Context) {
 	}
 }
 
-func (q *Queue) tidy(ctx context.Context) (resized bool, err error) {
+func (q *Queue) tidy(ctx context.Context) (done bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, sweepTime, fmt.Errorf("the database did not answer within %s", sweepTime))
 	defer cancel()
-	if resized, err = q.resize(ctx); err == nil {
-		err = q.sweep(ctx)
-	}
-	if err != nil {
+	if done, err = q.sweep(ctx); err != nil {
 		err = errors.Join(err, context.Cause(ctx))
 	}
-	return resized, err
+	return done, err
 }
 
-// sweep serves queues that hold jobs but belong to no endpoint of the configuration: an observer's URL was changed, and
-// what was queued for the old place goes to the new one. It also counts the dead letters for the metric.
-func (q *Queue) sweep(ctx context.Context) error {
+// sweep serves the queues that are to be served and counts the dead letters for the metric. It returns false when it should
+// be called again soon.
+func (q *Queue) sweep(ctx context.Context) (done bool, err error) {
 	names, err := store.New().WaitingQueues(ctx, q.runner.pool)
 	if err != nil {
-		return fmt.Errorf("list queues with jobs: %w", err)
+		return false, fmt.Errorf("list queues with jobs: %w", err)
 	}
-	if err := q.adopt(names); err != nil {
-		return err
+	if done, err = q.producers.adjust(ctx, names); err != nil {
+		return false, err
 	}
 	counts, err := store.New().CountDeadLetters(ctx, q.runner.pool)
 	if err != nil {
-		return fmt.Errorf("count dead letters: %w", err)
+		return false, fmt.Errorf("count dead letters: %w", err)
 	}
 	q.runner.metrics.setDead(q.set.Load(), counts)
-	return nil
-}
-
-func (q *Queue) adopt(names []string) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, name := range names {
-		if _, ok := q.served[name]; ok {
-			continue
-		}
-		q.log.Info("working off a queue that has no endpoint any more", "queue", name)
-		if err := q.serve(name, EndpointConfig{}.WithDefaults(name).Concurrency); err != nil {
-			return err
-		}
-	}
-	return nil
+	return done, nil
 }

@@ -236,9 +236,7 @@ func (l *life) reload(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := l.queue.Swap(set, cfg.Endpoints, cfg.History); err != nil {
-		return err
-	}
+	l.queue.Swap(set, cfg.Endpoints, cfg.History)
 	l.client.CloseIdleConnections() // those in use close when they have been idle for a minute
 	l.client = client
 	return nil

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,10 +49,13 @@ var fixed = []struct {
 
 // inForce is the configuration that the worker works with, and what became of later ones.
 type inForce struct {
+	// problem says why a later one was refused, or what of it waits for a restart; "" for neither. It is written under mu, and
+	// read by whoever asks: a probe does not wait for a reload.
+	problem atomic.Value
+
 	mu       sync.Mutex // guards the rest
 	cfg      *config.Config
 	loadedAt time.Time
-	problem  string // why a later one was refused, or what of it waits for a restart; "" for neither
 	refused  bool
 	life     *life // nil between two
 }
@@ -89,7 +93,7 @@ func (f *inForce) begin(l *life) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.life = l
-	l.lease.SetConfig(f.loadedAt, f.problem)
+	l.lease.SetConfig(f.loadedAt, f.said())
 }
 
 func (f *inForce) end() {
@@ -100,19 +104,23 @@ func (f *inForce) end() {
 
 // say records a problem, "" for none, where people look: the worker's row and /readyz. The caller holds mu.
 func (f *inForce) say(problem string, refused bool) {
-	f.problem, f.refused = problem, refused
+	f.problem.Store(problem)
+	f.refused = refused
 	if f.life != nil {
 		f.life.lease.SetConfig(f.loadedAt, problem)
 	}
 }
 
+func (f *inForce) said() string {
+	problem, _ := f.problem.Load().(string)
+	return problem
+}
+
 func (f *inForce) degraded() []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.problem == "" {
-		return []string{}
+	if problem := f.said(); problem != "" {
+		return []string{"configuration: " + problem}
 	}
-	return []string{"configuration: " + f.problem}
+	return []string{}
 }
 
 // watch reloads the configuration when one of its files has changed, or when it is asked to.
@@ -177,7 +185,7 @@ func (w *Worker) reload(ctx context.Context, asked bool) {
 		return
 	}
 	problem := brief(err)
-	if !asked && f.refused && problem == f.problem {
+	if !asked && f.refused && problem == f.said() {
 		return
 	}
 	w.log.Error("the new configuration is refused, the old one stays in force", "error", err)

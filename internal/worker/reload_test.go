@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fraiseql/weir/internal/config"
 	"github.com/fraiseql/weir/internal/worker"
@@ -168,4 +169,41 @@ func TestEveryKeyIsReloadedOrNeedsARestart(t *testing.T) {
 			t.Errorf("%s: swapped or fixed? See reload.go", key)
 		}
 	}
+}
+
+// A reload does not need the database. What it cannot do while that is away is done when it is back, and meanwhile nobody
+// who asks how things are has to wait.
+func TestReloadWhileTheDatabaseHangs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	first, second := newReceiver(t, nil), newReceiver(t, nil)
+	r.exec("ALTER DATABASE " + r.slot + " SET lock_timeout = '500ms'") // so that what hangs also fails
+	path := r.write(hook(first.URL, ""))
+	w := r.spawn(t, path)
+	r.order(`{}`)
+	r.await("a delivery", func() bool { return len(first.seen()) == 1 })
+	tx, err := r.conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE weir.river_queue"); err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, path, strings.Replace(read(t, path), first.URL, second.URL, 1))
+	r.await("the reload", func() bool { return w.metric(t, "weir_config_reloads_total") == 1 })
+	if n := w.metric(t, "weir_config_last_reload_successful"); n != 1 {
+		t.Error("the reload failed")
+	}
+	r.await("the failure", func() bool { return strings.Contains(w.log.String(), "add queue") })
+	began := time.Now()
+	w.get(t, "/readyz")
+	if took := time.Since(began); took > 400*time.Millisecond {
+		t.Errorf("/readyz took %s", took)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.order(`{}`)
+	r.await("the delivery at the new place", func() bool { return len(second.seen()) == 1 })
+	r.await("ready", func() bool { return w.get(t, "/readyz").code == http.StatusOK })
 }

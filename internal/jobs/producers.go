@@ -1,0 +1,138 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/riverqueue/river"
+
+	"github.com/fraiseql/weir/internal/observer"
+)
+
+const (
+	// changeWorkers is the concurrency of weir_change: it is the database's time that they take, and nobody waits.
+	changeWorkers = 2
+	// resizePatience is how long a queue of another concurrency is waited for, before others are looked at again.
+	resizePatience = 50 * time.Millisecond
+	// stopping stands for the concurrency of a queue that starts nothing more and has not ended yet.
+	stopping = 0
+)
+
+// producers are River's, one a queue: each fetches a queue's jobs and bounds how many of them run. There is a queue for each
+// endpoint that an action goes to, so that a slow one holds back nothing else.
+type producers struct {
+	queues *river.QueueBundle
+	log    *slog.Logger
+
+	wanted atomic.Pointer[map[string]int] // the concurrency of the endpoints in force, by the names of their queues
+	// served are the queues that have a producer, with its concurrency. It belongs to the sweep: to add a producer is to
+	// write to the database, and whoever reloads a configuration must not wait for that.
+	served map[string]int
+}
+
+// want says what is to be served from now on; adjust does it.
+func (p *producers) want(set *observer.Set, endpoints map[string]EndpointConfig) {
+	byQueue := map[string]int{}
+	for _, endpoint := range set.Endpoints() {
+		byQueue[QueueName(endpoint)] = endpoints[endpoint].WithDefaults(endpoint).Concurrency
+	}
+	p.wanted.Store(&byQueue)
+}
+
+// first are the queues that River's client begins with.
+func (p *producers) first() map[string]river.QueueConfig {
+	p.served = maps.Clone(*p.wanted.Load())
+	p.served[queueChange], p.served[KindHousekeeping] = changeWorkers, 1
+	queues := map[string]river.QueueConfig{}
+	for name, n := range p.served {
+		queues[name] = river.QueueConfig{MaxWorkers: n}
+	}
+	queues[KindHousekeeping] = river.QueueConfig{MaxWorkers: 1, FetchPollInterval: housekeepingPoll}
+	return queues
+}
+
+// adjust gives producers to the queues that are wanted and to those that hold jobs but belong to no endpoint (any more): an
+// observer's URL was changed, and what was queued for the old place goes to the new one. It returns whether that is done: a
+// producer of another concurrency has to end its deliveries first, and starts no others until then. What fails is tried
+// again by the next call.
+func (p *producers) adjust(ctx context.Context, holding []string) (done bool, err error) {
+	done = true
+	target := p.target(holding)
+	for _, name := range slices.Sorted(maps.Keys(target)) {
+		ok, err := p.give(ctx, name, target[name])
+		if err != nil {
+			return false, err
+		}
+		done = done && ok
+	}
+	return done, nil
+}
+
+// target is what each queue is to have. One that nothing goes to any more keeps its producer, since it may hold deliveries;
+// when that producer has been told to stop, it gets another.
+func (p *producers) target(holding []string) map[string]int {
+	target := maps.Clone(*p.wanted.Load())
+	for name, have := range p.served {
+		if _, ok := target[name]; ok {
+			continue
+		}
+		if have == stopping {
+			have = EndpointConfig{}.WithDefaults(name).Concurrency
+		}
+		target[name] = have
+	}
+	for _, name := range holding {
+		if _, ok := target[name]; !ok {
+			p.log.Info("working off a queue that has no endpoint any more", "queue", name)
+			target[name] = EndpointConfig{}.WithDefaults(name).Concurrency
+		}
+	}
+	return target
+}
+
+// give gives a queue a producer of this concurrency, and returns false while the one before has not ended.
+func (p *producers) give(ctx context.Context, name string, concurrency int) (done bool, err error) {
+	have, served := p.served[name]
+	if served && have == concurrency {
+		return true, nil
+	}
+	if served {
+		p.served[name] = stopping // from the moment it is told to, also when waiting for it is given up
+		err := p.remove(ctx, name)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("remove queue %s: %w", name, err)
+		}
+	}
+	if err := p.queues.Add(name, river.QueueConfig{MaxWorkers: concurrency}); err != nil {
+		// River keeps a producer that could not be started, and refuses another until it is removed.
+		_ = p.remove(context.WithoutCancel(ctx), name)
+		return false, fmt.Errorf("add queue %s: %w", name, err)
+	}
+	p.served[name] = concurrency
+	if served {
+		p.log.Info("changed the concurrency of a queue", "queue", name, "concurrency", concurrency)
+	}
+	return true, nil
+}
+
+// remove takes a queue's producer away, once its deliveries have ended.
+func (p *producers) remove(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, resizePatience)
+	defer cancel()
+	err := p.queues.Remove(ctx, name)
+	var gone *river.QueueNotFoundError
+	if err != nil && !errors.As(err, &gone) {
+		return err
+	}
+	delete(p.served, name)
+	return nil
+}
