@@ -1,6 +1,20 @@
+-- name: MakePartitions :exec
+-- MakePartitions makes the daily partitions from yesterday to some days from now, by the database's clock.
+SELECT weir.ensure_partitions((now() AT TIME ZONE 'UTC')::date - 1, (now() AT TIME ZONE 'UTC')::date + @days::integer);
+
+-- name: MissingDays :many
+-- MissingDays are the days, from the beginning of the retention to the day before yesterday, of which the default partitions
+-- hold rows: nobody made a partition in time, or a change came with a timestamp of long ago.
+SELECT day::date AS day
+FROM (SELECT d.day FROM weir.event_default d UNION SELECT d.day FROM weir.outcome_default d) loose
+WHERE day >= ((now() - @retention::interval) AT TIME ZONE 'UTC')::date AND day < (now() AT TIME ZONE 'UTC')::date - 1
+ORDER BY day
+LIMIT @max_rows::integer;
+
 -- name: DropPartition :one
--- DropPartition drops the oldest daily partition before a day and returns its name, "" when there is none.
-SELECT coalesce(weir.drop_partition(@before::date), '')::text AS dropped;
+-- DropPartition drops the oldest daily partition that is older than the retention and returns its name, "" when there is
+-- none.
+SELECT coalesce(weir.drop_partition(((now() - @retention::interval) AT TIME ZONE 'UTC')::date), '')::text AS dropped;
 
 -- name: TakeCompleted :many
 -- TakeCompleted removes jobs that were completed long enough ago, the oldest first. What another mover has locked is passed
@@ -46,22 +60,26 @@ WHERE event_id = @event_id
 ORDER BY finished_at, delivery_id;
 
 -- name: PruneEvents :execrows
--- PruneEvents removes old events from the default partition that no job names.
+-- PruneEvents removes events from the default partition that happened and were ingested before the retention, and that no job
+-- names.
 DELETE FROM weir.event_default e
 WHERE (e.id, e.pk, e.day) IN (
     SELECT d.id, d.pk, d.day FROM weir.event_default d
-    WHERE d.day < @before::date
+    WHERE d.day < ((now() - @retention::interval) AT TIME ZONE 'UTC')::date
+      AND d.ingested_at < date_trunc('day', now() - @retention::interval, 'UTC')
       AND NOT EXISTS (
           SELECT FROM weir.river_job j
           WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
     LIMIT @max_rows::integer);
 
 -- name: PruneOutcomes :execrows
--- PruneOutcomes removes old outcomes from the default partition. A dead letter that was retried late is kept from then on.
+-- PruneOutcomes removes outcomes from the default partition whose event happened, and which were recorded, before the
+-- retention. A dead letter that was retried late is kept from then on.
 DELETE FROM weir.outcome_default o
 WHERE (o.delivery_id, o.day) IN (
     SELECT d.delivery_id, d.day FROM weir.outcome_default d
-    WHERE d.day < @before::date AND coalesce(d.finished_at, d.recorded_at) < @before::date
+    WHERE d.day < ((now() - @retention::interval) AT TIME ZONE 'UTC')::date
+      AND coalesce(d.finished_at, d.recorded_at) < date_trunc('day', now() - @retention::interval, 'UTC')
     LIMIT @max_rows::integer);
 
 -- name: DeleteHousekeeping :exec

@@ -20,7 +20,9 @@ const (
 	housekeepingTime = 30 * time.Minute
 	// partitionDays is how many days ahead partitions are made.
 	partitionDays = 7
-	pruneBatch    = 10_000
+	// missingDays is how many partitions of days gone by are made at a time, which moves their rows out of the default ones.
+	missingDays = 31
+	pruneBatch  = 10_000
 )
 
 // KindHousekeeping is the kind of the periodic job that moves finished jobs, and makes and drops partitions.
@@ -57,16 +59,15 @@ type housekeeper struct {
 // Timeout bounds the whole of it.
 func (h *housekeeper) Timeout(*river.Job[housekeepingArgs]) time.Duration { return housekeepingTime }
 
-// Work does what is due.
+// Work does what is due. Ages and days are by the database's clock.
 func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]) error {
 	history := h.queue.history.Load().WithDefaults()
-	today := time.Now().UTC().Truncate(24 * time.Hour)
-	oldest := time.Now().UTC().Add(-history.Retention.Std()).Truncate(24 * time.Hour)
+	retention := history.Retention.Std()
 	err := errors.Join(
-		h.makePartitions(ctx, today),
+		h.makePartitions(ctx, retention),
 		h.move(ctx, *history.FinishedJobs),
-		h.dropPartitions(ctx, oldest),
-		h.prune(ctx, oldest),
+		h.dropPartitions(ctx, retention),
+		h.prune(ctx, retention),
 	)
 	if ctx.Err() != nil {
 		return err // stopped: another worker goes on
@@ -81,20 +82,29 @@ func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]
 	return nil
 }
 
-func (h *housekeeper) makePartitions(ctx context.Context, today time.Time) error {
-	_, err := store.New().EnsurePartitions(ctx, h.queue.runner.pool, store.EnsurePartitionsParams{
-		First: today.AddDate(0, 0, -1), Last: today.AddDate(0, 0, partitionDays),
-	})
-	if err != nil {
+// makePartitions makes those of the days to come, and those of days gone by that were missed: the worker was stopped for long,
+// or a change came with a timestamp of long ago.
+func (h *housekeeper) makePartitions(ctx context.Context, retention time.Duration) error {
+	db := h.queue.runner.pool
+	if err := store.New().MakePartitions(ctx, db, partitionDays); err != nil {
 		return fmt.Errorf("make partitions: %w", err)
+	}
+	days, err := store.New().MissingDays(ctx, db, store.MissingDaysParams{Retention: retention, MaxRows: missingDays})
+	if err != nil {
+		return fmt.Errorf("list the days without a partition: %w", err)
+	}
+	for _, day := range days { // each in a transaction of its own
+		if _, err := store.New().EnsurePartitions(ctx, db, store.EnsurePartitionsParams{First: day, Last: day}); err != nil {
+			return fmt.Errorf("make the partitions of %s: %w", day.Format(time.DateOnly), err)
+		}
 	}
 	return nil
 }
 
-// dropPartitions drops those that lie before a day, each in a transaction of its own.
-func (h *housekeeper) dropPartitions(ctx context.Context, before time.Time) error {
+// dropPartitions drops those that are older than the retention, each in a transaction of its own.
+func (h *housekeeper) dropPartitions(ctx context.Context, retention time.Duration) error {
 	for {
-		name, err := store.New().DropPartition(ctx, h.queue.runner.pool, before)
+		name, err := store.New().DropPartition(ctx, h.queue.runner.pool, retention)
 		if err != nil {
 			return fmt.Errorf("drop a partition: %w", err)
 		}
@@ -106,14 +116,15 @@ func (h *housekeeper) dropPartitions(ctx context.Context, before time.Time) erro
 	}
 }
 
-// prune removes what is old from the default partitions: events of dropped days that jobs needed until now, and rows whose
-// dates nobody expected.
-func (h *housekeeper) prune(ctx context.Context, before time.Time) error {
-	_, err := store.New().PruneEvents(ctx, h.queue.runner.pool, store.PruneEventsParams{Before: before, MaxRows: pruneBatch})
+// prune removes what is old from the default partitions: what was to be kept of days that were dropped, until now, and rows
+// whose dates nobody expected.
+func (h *housekeeper) prune(ctx context.Context, retention time.Duration) error {
+	db := h.queue.runner.pool
+	_, err := store.New().PruneEvents(ctx, db, store.PruneEventsParams{Retention: retention, MaxRows: pruneBatch})
 	if err != nil {
 		return fmt.Errorf("remove old events: %w", err)
 	}
-	_, err = store.New().PruneOutcomes(ctx, h.queue.runner.pool, store.PruneOutcomesParams{Before: before, MaxRows: pruneBatch})
+	_, err = store.New().PruneOutcomes(ctx, db, store.PruneOutcomesParams{Retention: retention, MaxRows: pruneBatch})
 	if err != nil {
 		return fmt.Errorf("remove old outcomes: %w", err)
 	}

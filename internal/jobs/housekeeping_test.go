@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -97,6 +98,7 @@ func TestPartitionsAreMadeAndDropped(t *testing.T) {
 	r.finish(1, "completed", `{}`, "25 h")
 	r.finish(2, "cancelled", `{"weir_dead_letter":"status_404"}`, "25 h")
 	r.finish(3, "discarded", `{}`, "25 h")
+	r.exec("UPDATE weir.event SET ingested_at = created_at")
 	today := time.Now().UTC()
 	r.exec("DROP TABLE weir.event_" + today.AddDate(0, 0, 7).Format("20060102"))
 	r.keepHouse(month, 24*time.Hour)
@@ -135,4 +137,84 @@ func TestHousekeepingIsPeriodic(t *testing.T) {
 	r.run()
 	r.await("housekeeping", "SELECT to_regclass('weir.event_"+time.Now().UTC().AddDate(0, 0, 7).Format("20060102")+"') IS NOT NULL")
 	r.await("no trace of it", `SELECT count(*) = 0 FROM weir.river_job`)
+}
+
+// What was ingested, or delivered, within the retention stays for as long, whatever its event's timestamp: an import keeps the
+// timestamps of its rows, and a dead letter is retried after weeks.
+func TestRetentionGoesByWhenItHappenedHere(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	r.exec("SELECT weir.ensure_partitions('2026-02-28', '2026-02-28')") // the day of order
+	imported := order(4, `{}`)
+	imported.Timestamp = event.Time(time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)) // to the default partition
+	r.commit(order(1, `{}`), order(2, `{}`), order(3, `{}`), imported)
+	for pk := range int64(4) {
+		r.finish(pk+1, "completed", `{}`, "25 h")
+	}
+	r.exec("UPDATE weir.event SET ingested_at = created_at WHERE pk = 1")
+	r.exec("UPDATE weir.river_job SET finalized_at = '2026-02-28' WHERE args->>'pk' IN ('1', '2')")
+	r.keepHouse(month, 24*time.Hour)
+	if got := r.lines("SELECT relname::text FROM pg_class WHERE relname ~ '^(event|outcome)_20(26|25)0[12]'"); len(got) != 0 {
+		t.Errorf("left are %v", got)
+	}
+	r.linesAre("2 3 4", "SELECT pk::text FROM weir.event_default ORDER BY 1")
+	r.linesAre("3 4", "SELECT event_pk::text FROM weir.outcome_default ORDER BY 1")
+	r.exec("UPDATE weir.event SET ingested_at = created_at WHERE pk <> 3")
+	r.exec("UPDATE weir.outcome SET finished_at = '2026-02-28' WHERE event_pk = 3")
+	r.keepHouse(month, 24*time.Hour)
+	r.linesAre("3", "SELECT pk::text FROM weir.event ORDER BY 1")
+	r.linesAre("4", "SELECT event_pk::text FROM weir.outcome ORDER BY 1")
+}
+
+// A day of which too much was ingested just now stays as it is: moving it would hold up ingest.
+func TestPartitionOfAnImportStays(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	r.exec("SELECT weir.ensure_partitions('2026-02-27', '2026-02-28')")
+	r.exec(`INSERT INTO weir.event (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, commit_time, created_at, payload)
+		SELECT '2026-02-27', gen_random_uuid(), n, '0/1', n, 'INSERT', 'Order', '1', now(), '2026-02-27', '{}' FROM generate_series(1, 10001) n`)
+	r.keepHouse(month, 24*time.Hour)
+	r.linesAre("event_20260227", "SELECT relname::text FROM pg_class WHERE relname ~ '^(event|outcome)_202602' AND relkind = 'r'")
+	r.exec("UPDATE weir.event SET ingested_at = created_at")
+	r.keepHouse(month, 24*time.Hour)
+	r.linesAre("", "SELECT relname::text FROM pg_class WHERE relname ~ '^(event|outcome)_202602' AND relkind = 'r'")
+}
+
+// Days that went by while no worker was there get their partitions afterwards.
+func TestMissedDaysGetPartitions(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	missed := func(days int) event.Change {
+		c := order(int64(days), `{}`)
+		c.Timestamp = event.Time(time.Now().UTC().AddDate(0, 0, -days))
+		return c
+	}
+	r.commit(missed(2), missed(9), missed(40))
+	r.keepHouse(month, 24*time.Hour)
+	r.linesAre("40", "SELECT pk::text FROM weir.event_default")
+	r.linesAre("2 9", "SELECT pk::text FROM weir.event WHERE tableoid::regclass::text = 'weir.event_' || to_char(day, 'YYYYMMDD') ORDER BY pk")
+}
+
+// A reader of a partition that is to be dropped holds nothing up for long.
+func TestDroppingAPartitionDoesNotWait(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	r.exec("SELECT weir.ensure_partitions('2026-02-28', '2026-02-28')")
+	reader, err := r.pool.Begin(t.Context())
+	check(t, err)
+	defer func() { _ = reader.Rollback(context.WithoutCancel(t.Context())) }()
+	_, err = reader.Exec(t.Context(), "SELECT count(*) FROM weir.event")
+	check(t, err)
+	began := time.Now()
+	err = (&housekeeper{queue: r.q}).dropPartitions(t.Context(), month)
+	if took := time.Since(began); err == nil || took > time.Second {
+		t.Errorf("after %s: %v, want to be refused the lock at once", took, err)
+	}
+}
+
+func (r *rig) linesAre(want, sql string) {
+	r.t.Helper()
+	if got := strings.Join(r.lines(sql), " "); got != want {
+		r.t.Errorf("%s: got %s, want %s", sql, got, want)
+	}
 }

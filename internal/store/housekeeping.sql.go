@@ -24,15 +24,61 @@ func (q *Queries) DeleteHousekeeping(ctx context.Context, db DBTX, id int64) err
 }
 
 const dropPartition = `-- name: DropPartition :one
-SELECT coalesce(weir.drop_partition($1::date), '')::text AS dropped
+SELECT coalesce(weir.drop_partition(((now() - $1::interval) AT TIME ZONE 'UTC')::date), '')::text AS dropped
 `
 
-// DropPartition drops the oldest daily partition before a day and returns its name, "" when there is none.
-func (q *Queries) DropPartition(ctx context.Context, db DBTX, before time.Time) (string, error) {
-	row := db.QueryRow(ctx, dropPartition, before)
+// DropPartition drops the oldest daily partition that is older than the retention and returns its name, "" when there is
+// none.
+func (q *Queries) DropPartition(ctx context.Context, db DBTX, retention time.Duration) (string, error) {
+	row := db.QueryRow(ctx, dropPartition, retention)
 	var dropped string
 	err := row.Scan(&dropped)
 	return dropped, err
+}
+
+const makePartitions = `-- name: MakePartitions :exec
+SELECT weir.ensure_partitions((now() AT TIME ZONE 'UTC')::date - 1, (now() AT TIME ZONE 'UTC')::date + $1::integer)
+`
+
+// MakePartitions makes the daily partitions from yesterday to some days from now, by the database's clock.
+func (q *Queries) MakePartitions(ctx context.Context, db DBTX, days int32) error {
+	_, err := db.Exec(ctx, makePartitions, days)
+	return err
+}
+
+const missingDays = `-- name: MissingDays :many
+SELECT day::date AS day
+FROM (SELECT d.day FROM weir.event_default d UNION SELECT d.day FROM weir.outcome_default d) loose
+WHERE day >= ((now() - $1::interval) AT TIME ZONE 'UTC')::date AND day < (now() AT TIME ZONE 'UTC')::date - 1
+ORDER BY day
+LIMIT $2::integer
+`
+
+type MissingDaysParams struct {
+	Retention time.Duration
+	MaxRows   int32
+}
+
+// MissingDays are the days, from the beginning of the retention to the day before yesterday, of which the default partitions
+// hold rows: nobody made a partition in time, or a change came with a timestamp of long ago.
+func (q *Queries) MissingDays(ctx context.Context, db DBTX, arg MissingDaysParams) ([]time.Time, error) {
+	rows, err := db.Query(ctx, missingDays, arg.Retention, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []time.Time{}
+	for rows.Next() {
+		var day time.Time
+		if err := rows.Scan(&day); err != nil {
+			return nil, err
+		}
+		items = append(items, day)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const outcomesOfEvent = `-- name: OutcomesOfEvent :many
@@ -104,7 +150,8 @@ const pruneEvents = `-- name: PruneEvents :execrows
 DELETE FROM weir.event_default e
 WHERE (e.id, e.pk, e.day) IN (
     SELECT d.id, d.pk, d.day FROM weir.event_default d
-    WHERE d.day < $1::date
+    WHERE d.day < ((now() - $1::interval) AT TIME ZONE 'UTC')::date
+      AND d.ingested_at < date_trunc('day', now() - $1::interval, 'UTC')
       AND NOT EXISTS (
           SELECT FROM weir.river_job j
           WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
@@ -112,13 +159,14 @@ WHERE (e.id, e.pk, e.day) IN (
 `
 
 type PruneEventsParams struct {
-	Before  time.Time
-	MaxRows int32
+	Retention time.Duration
+	MaxRows   int32
 }
 
-// PruneEvents removes old events from the default partition that no job names.
+// PruneEvents removes events from the default partition that happened and were ingested before the retention, and that no job
+// names.
 func (q *Queries) PruneEvents(ctx context.Context, db DBTX, arg PruneEventsParams) (int64, error) {
-	result, err := db.Exec(ctx, pruneEvents, arg.Before, arg.MaxRows)
+	result, err := db.Exec(ctx, pruneEvents, arg.Retention, arg.MaxRows)
 	if err != nil {
 		return 0, err
 	}
@@ -129,18 +177,20 @@ const pruneOutcomes = `-- name: PruneOutcomes :execrows
 DELETE FROM weir.outcome_default o
 WHERE (o.delivery_id, o.day) IN (
     SELECT d.delivery_id, d.day FROM weir.outcome_default d
-    WHERE d.day < $1::date AND coalesce(d.finished_at, d.recorded_at) < $1::date
+    WHERE d.day < ((now() - $1::interval) AT TIME ZONE 'UTC')::date
+      AND coalesce(d.finished_at, d.recorded_at) < date_trunc('day', now() - $1::interval, 'UTC')
     LIMIT $2::integer)
 `
 
 type PruneOutcomesParams struct {
-	Before  time.Time
-	MaxRows int32
+	Retention time.Duration
+	MaxRows   int32
 }
 
-// PruneOutcomes removes old outcomes from the default partition. A dead letter that was retried late is kept from then on.
+// PruneOutcomes removes outcomes from the default partition whose event happened, and which were recorded, before the
+// retention. A dead letter that was retried late is kept from then on.
 func (q *Queries) PruneOutcomes(ctx context.Context, db DBTX, arg PruneOutcomesParams) (int64, error) {
-	result, err := db.Exec(ctx, pruneOutcomes, arg.Before, arg.MaxRows)
+	result, err := db.Exec(ctx, pruneOutcomes, arg.Retention, arg.MaxRows)
 	if err != nil {
 		return 0, err
 	}
