@@ -10,7 +10,6 @@ package config
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -50,8 +49,8 @@ type Config struct {
 	// Observers say which events lead to which actions, by name. None is legal: events are recorded all the same.
 	Observers map[string]observer.Config `yaml:"observers,omitempty"`
 
-	// Files are those that were read: the configuration itself, and what it names.
-	Files []string `yaml:"-"`
+	// Files are those that were read, as they were: the configuration itself, and what it names.
+	Files []setting.File `yaml:"-"`
 	// Warnings are what is allowed but probably not meant, in the order of the file.
 	Warnings []Warning `yaml:"-"`
 	// Mistakes are what OnlyPlaces has passed over.
@@ -94,21 +93,19 @@ type Options struct {
 // places are the top-level keys that OnlyPlaces keeps.
 var places = []string{"installation", "database", "source"}
 
-// maxSize is far above any real configuration. It bounds what a wrong path can cost.
-const maxSize = 4 << 20
-
 // Load reads and checks a file. An error about its contents is of type Errors and holds as many as could be found; the
 // caller prints it as it is. Load keeps nothing and may run at any time.
 func Load(ctx context.Context, opts Options) (*Config, error) {
-	info, err := os.Stat(opts.Path)
-	if err == nil && info.Size() > maxSize {
-		return nil, fmt.Errorf("configuration %s: %d bytes is too large: expected at most %d", opts.Path, info.Size(), maxSize)
-	}
-	raw, err := os.ReadFile(opts.Path)
+	raw, file, err := setting.ReadFile(opts.Path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	return load(ctx, raw, opts)
+	cfg, err := load(ctx, raw, opts)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Files = append([]setting.File{file}, cfg.Files...)
+	return cfg, nil
 }
 
 func load(ctx context.Context, raw []byte, opts Options) (*Config, error) {
@@ -126,9 +123,9 @@ func load(ctx context.Context, raw []byte, opts Options) (*Config, error) {
 		return nil, r.errs.sorted()
 	}
 
-	files := []string{opts.Path}
+	var files []setting.File
 	surroundings := setting.Surroundings{
-		Lookup: opts.Lookup, Dir: filepath.Dir(opts.Path), Opened: func(path string) { files = append(files, path) },
+		Lookup: opts.Lookup, Dir: filepath.Dir(opts.Path), Opened: func(f setting.File) { files = append(files, f) },
 	}
 	if opts.NoEnv {
 		surroundings.Lookup = nil

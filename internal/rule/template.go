@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"unicode/utf8"
@@ -175,12 +174,12 @@ func templateSource(ctx context.Context, node ast.Node) (foundSource, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(setting.FromContext(ctx).Dir, path)
 	}
-	raw, err := os.ReadFile(path)
+	raw, file, err := setting.ReadFile(path)
 	if err != nil {
 		return foundSource{}, setting.ErrorAt(pairs[0].Value, "the template cannot be read: %s", err)
 	}
 	if opened := setting.FromContext(ctx).Opened; opened != nil {
-		opened(path)
+		opened(file)
 	}
 	text := strings.TrimSuffix(strings.TrimSuffix(string(raw), "\n"), "\r")
 	return foundSource{text: text, node: pairs[0].Value, name: " " + path}, nil

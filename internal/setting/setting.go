@@ -22,8 +22,8 @@ type Surroundings struct {
 	Lookup func(name string) (string, bool)
 	// Dir is the folder of the configuration file: `{file: …}` is relative to it.
 	Dir string
-	// Opened is told the path of each file that is read. nil: nobody wants to know.
-	Opened func(path string)
+	// Opened is told of each file that is read, as it was. nil: nobody wants to know.
+	Opened func(File)
 }
 
 type contextKey struct{}

@@ -131,11 +131,17 @@ func (r *rig) start(rest string, env ...string) *running {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	return r.work(cfg, worker.Options{})
+}
+
+// work runs a worker until the test ends.
+func (r *rig) work(cfg *config.Config, options worker.Options) *running {
+	r.t.Helper()
 	ctx, cancel := context.WithCancel(r.t.Context())
 	ready := make(chan string, 1)
-	w := worker.New(cfg, worker.Options{
-		Logger: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)), Version: "test", HTTPReady: func(addr string) { ready <- addr },
-	})
+	options.Logger, options.Version = slog.New(slog.NewTextHandler(testWriter{r.t}, nil)), "test"
+	options.HTTPReady = func(addr string) { ready <- addr }
+	w := worker.New(cfg, options)
 	run := &running{cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(run.done)

@@ -63,7 +63,9 @@ func (w *Worker) live(ctx context.Context) (err error) {
 	if err := l.assemble(ctx, &undo); err != nil {
 		return err
 	}
-	w.force.begin(l)
+	if err := w.force.begin(l); err != nil {
+		return err
+	}
 	undo.add("end reloads", func() error { w.force.end(); return nil })
 	if err := l.awaitDatabase(ctx); err != nil {
 		return err

@@ -2,11 +2,10 @@ package worker
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/fraiseql/weir/internal/config"
+	"github.com/fraiseql/weir/internal/setting"
 )
 
 // watchEvery is how often the configuration's files are looked at. They are read, not watched by the system: that works
@@ -88,12 +88,20 @@ func (f *inForce) config() *config.Config {
 	return f.cfg
 }
 
-// begin makes a life the one that reloads change, with what has been said of them so far.
-func (f *inForce) begin(l *life) {
+// begin makes a life the one that reloads change, with what has been said of them so far. A reload that came while the life
+// was assembled had none to change, so it is caught up on.
+func (f *inForce) begin(l *life) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.cfg != l.cfg {
+		if err := l.reload(f.cfg); err != nil {
+			return err
+		}
+		l.cfg = f.cfg
+	}
 	f.life = l
 	l.lease.SetConfig(f.loadedAt, f.said())
+	return nil
 }
 
 func (f *inForce) end() {
@@ -130,26 +138,22 @@ func (w *Worker) watch(ctx context.Context) {
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	applied := fingerprint(w.force.config().Files)
-	before := applied
+	before := w.force.config().Files
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.opts.Reload:
 			w.reload(ctx, true)
-			applied = fingerprint(w.force.config().Files)
-			before = applied
 			continue
 		case <-tick.C:
 		}
-		now := fingerprint(w.force.config().Files)
-		settled := now == before // else somebody is still writing
+		applied := w.force.config().Files // as they were when they were read: what changed since then is noticed
+		now := look(applied)
+		settled := slices.Equal(now, before) // else somebody is still writing
 		before = now
-		if settled && (now != applied || w.force.wasRefused()) {
+		if settled && (w.force.wasRefused() || !slices.Equal(now, applied)) {
 			w.reload(ctx, false)
-			applied = fingerprint(w.force.config().Files)
-			before = applied
 		}
 	}
 }
@@ -160,15 +164,13 @@ func (f *inForce) wasRefused() bool {
 	return f.refused
 }
 
-// fingerprint changes when the contents of a file do, or whether it can be read.
-func fingerprint(files []string) [sha256.Size]byte {
-	h := sha256.New()
-	for _, file := range files {
-		raw, err := os.ReadFile(file)
-		fmt.Fprintf(h, "%s %d %v\n", file, len(raw), err)
-		h.Write(raw)
+// look reads files again. What comes of it differs when the contents of one do, or whether it can be read.
+func look(files []setting.File) []setting.File {
+	now := make([]setting.File, len(files))
+	for i, f := range files {
+		_, now[i], _ = setting.ReadFile(f.Path)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return now
 }
 
 // reload builds everything from the newest configuration and then swaps it in. A bad one changes nothing, and is reported

@@ -1,6 +1,8 @@
 package worker_test
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -77,6 +79,43 @@ func TestReload(t *testing.T) {
 	}
 	if strings.Contains(w.log.String(), secret) {
 		t.Errorf("the secret is in the log:\n%s", w.log)
+	}
+}
+
+// A file that is changed while it is being loaded is loaded again, at the start as at a reload.
+func TestReloadOfAFileThatChangesMeanwhile(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, nil)
+	path := r.write(hook(rc.URL+"/v0", ""))
+	version := func(n int) {
+		rewrite(t, path, strings.Replace(read(t, path), fmt.Sprint("/v", n-1), fmt.Sprint("/v", n), 1))
+	}
+	load := func(ctx context.Context) (*config.Config, error) {
+		return config.Load(ctx, config.Options{Path: path, Lookup: os.LookupEnv})
+	}
+	cfg, err := load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	version(1)
+	loads := 0
+	run := r.work(cfg, worker.Options{Load: func(ctx context.Context) (*config.Config, error) {
+		loads++
+		cfg, err := load(ctx)
+		if loads == 1 {
+			version(2)
+		}
+		return cfg, err
+	}})
+	r.await("ready", func() bool { return run.get(t, "/readyz").code == http.StatusOK })
+	r.await("both reloads", func() bool {
+		return strings.Contains(run.get(t, "/metrics").body, `weir_config_reloads_total{result="success"} 2`)
+	})
+	r.order(`{}`)
+	r.await("the delivery", func() bool { return len(rc.seen()) == 1 })
+	if got := rc.seen()[0].path; got != "/v2" {
+		t.Errorf("delivered to %s", got)
 	}
 }
 
