@@ -7,11 +7,11 @@ WHERE args @> jsonb_build_object('event_id', @event_id::text)
 ORDER BY id;
 
 -- name: QueueStats :many
--- QueueStats counts the unfinished jobs by queue and state, with the time from which the oldest may be worked. It reads
+-- QueueStats counts the unfinished jobs but for housekeeping's by queue and state, with the time from which the oldest may be worked. It reads
 -- the index on which River fetches, for as long as there is a backlog: for a person's question, not for every scrape.
 SELECT queue, state::text AS state, count(*) AS jobs, min(scheduled_at)::timestamptz AS oldest
 FROM weir.river_job
-WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled')
+WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind <> 'weir_housekeeping'
 GROUP BY queue, river_job.state
 ORDER BY queue, river_job.state;
 
@@ -146,3 +146,40 @@ SELECT id
 FROM weir.river_job
 WHERE id = @id AND state = 'running'
 FOR UPDATE;
+
+-- name: ReleaseUnknown :many
+-- ReleaseUnknown makes jobs available that wait for an observer and action that are known now, and returns their queues. The
+-- arrays are parallel.
+UPDATE weir.river_job
+SET state = 'available', scheduled_at = now(), metadata = metadata - 'weir_unknown'
+WHERE id IN (
+    SELECT j.id FROM weir.river_job j
+    WHERE j.metadata ? 'weir_unknown' AND j.metadata ->> 'weir_unknown' <> '' AND j.state IN ('available', 'scheduled')
+      AND (j.args ->> 'observer', j.args ->> 'action') IN (SELECT unnest(@observers::text[]), unnest(@actions::text[]))
+    LIMIT @max_rows::integer
+    FOR UPDATE SKIP LOCKED)
+RETURNING queue;
+
+-- name: MoveWaiting :many
+-- MoveWaiting gives the waiting jobs of a queue to the queues of their actions, of those that it looks at, and returns which.
+-- The arrays are parallel. A job never comes back to a queue in which it has been: workers of different configurations would
+-- toss it to each other for ever.
+UPDATE weir.river_job
+SET queue = moved.target,
+    metadata = metadata || jsonb_build_object('weir_moved_from',
+        coalesce(metadata -> 'weir_moved_from', '[]'::jsonb) || to_jsonb(@queue::text))
+FROM (
+    SELECT waiting.id AS job_id, known.target
+    FROM (
+        SELECT j.id, j.args, j.metadata FROM weir.river_job j
+        WHERE j.queue = @queue::text AND j.state IN ('available', 'retryable', 'scheduled')
+        LIMIT @max_rows::integer
+        FOR UPDATE SKIP LOCKED
+    ) waiting
+    JOIN (
+        SELECT unnest(@observers::text[]) AS observer, unnest(@actions::text[]) AS action, unnest(@queues::text[]) AS target
+    ) known ON known.observer = waiting.args ->> 'observer' AND known.action = waiting.args ->> 'action'
+    WHERE known.target <> @queue::text AND NOT coalesce(waiting.metadata -> 'weir_moved_from', '[]'::jsonb) ? known.target
+) moved
+WHERE id = moved.job_id
+RETURNING moved.target::text AS queue;

@@ -57,11 +57,12 @@ func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) err
 func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) error {
 	set := w.queue.set.Load()
 	if !set.Has(job.Args.Observer) {
-		if time.Since(job.CreatedAt) < unknownGrace {
-			return river.JobSnooze(unknownRetry)
+		if wait := w.queue.runner.await(ctx, job.JobRow, job.Args.Args); wait != nil {
+			return wait
 		}
 		return w.bury(ctx, job, "unknown_observer", fmt.Errorf("no observer %s in the configuration for an hour", job.Args.Observer))
 	}
+	w.queue.runner.known(ctx, job.JobRow)
 	rec, err := loadEvent(ctx, w.queue.runner.pool, w.queue.index, job.Args.Args)
 	if errors.Is(err, index.ErrNotFound) {
 		return w.bury(ctx, job, "event_gone", err)

@@ -80,6 +80,8 @@ type Queue struct {
 	remains  *sync.WaitGroup
 
 	swapped chan struct{} // asks for a sweep before its time
+	// unreleased: the jobs that waited for what the configuration in force knows are still to be made available.
+	unreleased atomic.Bool
 
 	producers producers
 }
@@ -93,6 +95,7 @@ func New(o Options) (*Queue, error) {
 	q.producers.log = q.log
 	q.producers.want(o.Observers, o.Endpoints)
 	q.set.Store(o.Observers)
+	q.unreleased.Store(true)
 	q.setHistory(o.History)
 	m := newMetrics(o.Registerer)
 	m.expect(o.Observers)
@@ -139,6 +142,8 @@ func (q *Queue) Swap(set *observer.Set, endpoints map[string]EndpointConfig, his
 	q.producers.want(set, endpoints)
 	q.set.Store(set)
 	q.setHistory(history)
+	q.runner.strangers.forget()
+	q.unreleased.Store(true)
 	select {
 	case q.swapped <- struct{}{}:
 	default:
@@ -246,16 +251,25 @@ func (q *Queue) tidy(ctx context.Context) (done bool, err error) {
 	return done, err
 }
 
-// sweep serves the queues that are to be served and counts the dead letters for the metric. It returns false when it should
-// be called again soon.
+// sweep lets jobs go whose observer is known again, moves those of queues that belong to no endpoint (any more), serves the
+// queues that are to be served, and counts the dead letters for the metric. It returns false when it should be called again
+// soon.
 func (q *Queue) sweep(ctx context.Context) (done bool, err error) {
+	if err := q.release(ctx); err != nil {
+		return false, err
+	}
 	names, err := store.New().WaitingQueues(ctx, q.runner.pool)
 	if err != nil {
 		return false, fmt.Errorf("list queues with jobs: %w", err)
 	}
-	if done, err = q.producers.adjust(ctx, names); err != nil {
+	holding, err := q.moveOrphans(ctx, names)
+	if err != nil {
 		return false, err
 	}
+	if done, err = q.producers.adjust(ctx, holding); err != nil {
+		return false, err
+	}
+	done = done && len(holding) == len(names)
 	counts, err := store.New().CountDeadLetters(ctx, q.runner.pool)
 	if err != nil {
 		return false, fmt.Errorf("count dead letters: %w", err)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -135,7 +134,7 @@ func outcomeOf(row store.TakeCompletedRow) (store.RecordOutcomeParams, error) {
 	payload := OutcomePayload{Output: meta.Raw, JobID: row.ID}
 	o := store.RecordOutcomeParams{
 		Day: day, DeliveryID: args.DeliveryID(), EventID: args.EventID, EventPK: args.PK, Observer: args.Observer,
-		Action: args.Action, ActionType: strings.TrimPrefix(row.Kind, "weir_"), Endpoint: row.Queue, EntityType: args.Entity,
+		Action: args.Action, ActionType: actionType(row.Kind), Endpoint: row.Queue, EntityType: args.Entity,
 		EntityID: args.EntityID, State: outcomeState(row.State, last.Result), Attempts: int32(row.Attempt),
 		StartedAt: row.AttemptedAt, FinishedAt: row.FinalizedAt,
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/fraiseql/weir/internal/observer"
+	"github.com/fraiseql/weir/internal/store"
 )
 
 const (
@@ -20,6 +21,8 @@ const (
 	changeWorkers = 2
 	// resizePatience is how long a queue of another concurrency is waited for, before others are looked at again.
 	resizePatience = 50 * time.Millisecond
+	// orphanBatch is how many jobs of a queue without an endpoint are looked at, and moved, at a time.
+	orphanBatch = 2000
 	// stopping stands for the concurrency of a queue that starts nothing more and has not ended yet.
 	stopping = 0
 )
@@ -135,4 +138,38 @@ func (p *producers) remove(ctx context.Context, name string) error {
 	}
 	delete(p.served, name)
 	return nil
+}
+
+// moveOrphans gives what waits in queues that no endpoint of the configuration has to the queues of the actions' endpoints,
+// whose concurrency then holds for it: an observer's URL has moved. It returns the names without those of which it moved
+// something, which are to be looked at again. What it cannot move, since nobody knows its observer, is worked where it is.
+func (q *Queue) moveOrphans(ctx context.Context, names []string) (left []string, err error) {
+	wanted := *q.producers.wanted.Load()
+	observers, actions, queues := q.names()
+	for _, name := range names {
+		if _, ok := wanted[name]; ok || name == queueChange || name == KindHousekeeping {
+			left = append(left, name)
+			continue
+		}
+		targets, err := store.New().MoveWaiting(ctx, q.runner.pool, store.MoveWaitingParams{
+			Queue: name, Observers: observers, Actions: actions, Queues: queues, MaxRows: orphanBatch,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("move the jobs of queue %s: %w", name, err)
+		}
+		if len(targets) == 0 {
+			left = append(left, name)
+			continue
+		}
+		q.log.Info("moved jobs of a queue that has no endpoint any more to those of their actions", "queue", name, "jobs", len(targets))
+		if err := store.New().NotifyQueues(ctx, q.runner.pool, distinct(targets)); err != nil {
+			return nil, fmt.Errorf("announce moved jobs: %w", err)
+		}
+	}
+	return left, nil
+}
+
+func distinct(names []string) []string {
+	slices.Sort(names)
+	return slices.Compact(names)
 }

@@ -31,9 +31,6 @@ const (
 	metaFirstWait = "weir_waiting_since" // when the receiver first asked us to come back later
 	// freeWaiting is how long a receiver may put us off (429, 503 with Retry-After) before it costs attempts.
 	freeWaiting = 24 * time.Hour
-	// unknownGrace is how long a delivery waits for a worker that knows its observer: a rolling deploy.
-	unknownGrace = time.Hour
-	unknownRetry = 15 * time.Second
 	// awayPause is how long a delivery waits that Weir's own database has interrupted.
 	awayPause = time.Second
 	// loadTime is how long the event may take to be read.
@@ -47,6 +44,7 @@ type runner struct {
 	lease     *lease.Lease
 	index     *index.Index
 	set       *atomic.Pointer[observer.Set]
+	strangers strangers // for whom deliveries wait
 	metrics   *metrics
 	log       *slog.Logger
 }
@@ -84,13 +82,14 @@ func (r *runner) resolve(next step) step {
 		bound, ok := r.set.Load().Lookup(d.args.Observer, d.args.Action)
 		if ok {
 			d.bound = bound
+			r.known(ctx, d.job)
 			return next(ctx, d)
 		}
-		if time.Since(d.job.CreatedAt) < unknownGrace {
-			return river.JobSnooze(unknownRetry)
+		if wait := r.await(ctx, d.job, d.args); wait != nil {
+			return wait
 		}
 		err := fmt.Errorf("no observer %s with an action %s in the configuration for an hour", d.args.Observer, d.args.Action)
-		r.metrics.deliveries.WithLabelValues("", d.job.Kind, dead).Inc()
+		r.metrics.deliveries.WithLabelValues("", actionType(d.job.Kind), dead).Inc()
 		return bury(ctx, "unknown_observer", err)
 	}
 }

@@ -320,6 +320,65 @@ func (q *Queries) LockRunningJob(ctx context.Context, db DBTX, id int64) (int64,
 	return id_2, err
 }
 
+const moveWaiting = `-- name: MoveWaiting :many
+UPDATE weir.river_job
+SET queue = moved.target,
+    metadata = metadata || jsonb_build_object('weir_moved_from',
+        coalesce(metadata -> 'weir_moved_from', '[]'::jsonb) || to_jsonb($1::text))
+FROM (
+    SELECT waiting.id AS job_id, known.target
+    FROM (
+        SELECT j.id, j.args, j.metadata FROM weir.river_job j
+        WHERE j.queue = $1::text AND j.state IN ('available', 'retryable', 'scheduled')
+        LIMIT $2::integer
+        FOR UPDATE SKIP LOCKED
+    ) waiting
+    JOIN (
+        SELECT unnest($3::text[]) AS observer, unnest($4::text[]) AS action, unnest($5::text[]) AS target
+    ) known ON known.observer = waiting.args ->> 'observer' AND known.action = waiting.args ->> 'action'
+    WHERE known.target <> $1::text AND NOT coalesce(waiting.metadata -> 'weir_moved_from', '[]'::jsonb) ? known.target
+) moved
+WHERE id = moved.job_id
+RETURNING moved.target::text AS queue
+`
+
+type MoveWaitingParams struct {
+	Queue     string
+	MaxRows   int32
+	Observers []string
+	Actions   []string
+	Queues    []string
+}
+
+// MoveWaiting gives the waiting jobs of a queue to the queues of their actions, of those that it looks at, and returns which.
+// The arrays are parallel. A job never comes back to a queue in which it has been: workers of different configurations would
+// toss it to each other for ever.
+func (q *Queries) MoveWaiting(ctx context.Context, db DBTX, arg MoveWaitingParams) ([]string, error) {
+	rows, err := db.Query(ctx, moveWaiting,
+		arg.Queue,
+		arg.MaxRows,
+		arg.Observers,
+		arg.Actions,
+		arg.Queues,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var queue string
+		if err := rows.Scan(&queue); err != nil {
+			return nil, err
+		}
+		items = append(items, queue)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const notifyQueues = `-- name: NotifyQueues :exec
 SELECT pg_notify('weir.river_insert', json_build_object('queue', queue)::text)
 FROM unnest($1::text[]) AS queue
@@ -334,7 +393,7 @@ func (q *Queries) NotifyQueues(ctx context.Context, db DBTX, queues []string) er
 const queueStats = `-- name: QueueStats :many
 SELECT queue, state::text AS state, count(*) AS jobs, min(scheduled_at)::timestamptz AS oldest
 FROM weir.river_job
-WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled')
+WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind <> 'weir_housekeeping'
 GROUP BY queue, river_job.state
 ORDER BY queue, river_job.state
 `
@@ -346,7 +405,7 @@ type QueueStatsRow struct {
 	Oldest time.Time
 }
 
-// QueueStats counts the unfinished jobs by queue and state, with the time from which the oldest may be worked. It reads
+// QueueStats counts the unfinished jobs but for housekeeping's by queue and state, with the time from which the oldest may be worked. It reads
 // the index on which River fetches, for as long as there is a backlog: for a person's question, not for every scrape.
 func (q *Queries) QueueStats(ctx context.Context, db DBTX) ([]QueueStatsRow, error) {
 	rows, err := db.Query(ctx, queueStats)
@@ -366,6 +425,46 @@ func (q *Queries) QueueStats(ctx context.Context, db DBTX) ([]QueueStatsRow, err
 			return nil, err
 		}
 		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const releaseUnknown = `-- name: ReleaseUnknown :many
+UPDATE weir.river_job
+SET state = 'available', scheduled_at = now(), metadata = metadata - 'weir_unknown'
+WHERE id IN (
+    SELECT j.id FROM weir.river_job j
+    WHERE j.metadata ? 'weir_unknown' AND j.metadata ->> 'weir_unknown' <> '' AND j.state IN ('available', 'scheduled')
+      AND (j.args ->> 'observer', j.args ->> 'action') IN (SELECT unnest($1::text[]), unnest($2::text[]))
+    LIMIT $3::integer
+    FOR UPDATE SKIP LOCKED)
+RETURNING queue
+`
+
+type ReleaseUnknownParams struct {
+	Observers []string
+	Actions   []string
+	MaxRows   int32
+}
+
+// ReleaseUnknown makes jobs available that wait for an observer and action that are known now, and returns their queues. The
+// arrays are parallel.
+func (q *Queries) ReleaseUnknown(ctx context.Context, db DBTX, arg ReleaseUnknownParams) ([]string, error) {
+	rows, err := db.Query(ctx, releaseUnknown, arg.Observers, arg.Actions, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var queue string
+		if err := rows.Scan(&queue); err != nil {
+			return nil, err
+		}
+		items = append(items, queue)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
