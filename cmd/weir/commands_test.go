@@ -411,7 +411,17 @@ func TestDebugEventAfterTheMove(t *testing.T) {
 	exec(t, db, `INSERT INTO weir.outcome (day, delivery_id, event_id, event_pk, observer, action, action_type, endpoint, entity_type,
 			entity_id, state, attempts, started_at, finished_at, payload)
 		VALUES ($1, gen_random_uuid(), $2, $3, 'orders', 'notify', 'webhook', 'erp', 'Order', 'order-1', 'delivered', 2, now(), now(),
-			'{"job_id": 7, "output": {"result": "delivered", "status": 202, "duration_ms": 12}}')`, e.Day(), e.ID, e.PK)
-	weir(t, "debug-event", e.ID.String(), "--database-url", url).exits(0).
+			'{"job_id": 7, "output": {"result": "delivered", "status": 202, "duration_ms": 12},
+				"errors": [{"at": "2026-01-01T00:00:00Z", "attempt": 1, "error": "it was refused", "trace": ""}]}')`, e.Day(), e.ID, e.PK)
+	shown := weir(t, "debug-event", e.ID.String(), "--database-url", url).exits(0).
 		says("moved", "orders/notify", "completed", "  2  ", "delivered (202) in 12 ms")
+	if strings.Contains(shown.stdout, "refused") {
+		t.Errorf("what was delivered at last looks like a failure:\n%s", shown.stdout)
+	}
+	weir(t, "debug-event", "-v", e.ID.String(), "--database-url", url).exits(0).says("it was refused")
+	exec(t, db, "DELETE FROM weir.event")
+	gone := weir(t, "debug-event", e.ID.String(), "--database-url", url).exits(0).says("not stored", "orders/notify")
+	if strings.Contains(gone.stdout, "0/0") {
+		t.Errorf("a place that nobody knows is shown:\n%s", gone.stdout)
+	}
 }

@@ -27,7 +27,7 @@ func newDebugCommand(a *app) *cobra.Command {
 		Use:   "debug-event ID | --last N",
 		Short: "Show an event, what each observer makes of it, and its deliveries",
 		Long: `Show an event, for each observer of the configuration whether it matches or which part of its condition is false, and
-what became of each delivery. Without a configuration file only the deliveries are shown.`,
+what became of each delivery. Without a configuration file only the deliveries are shown. -v adds every attempt that failed.`,
 		Example: "  weir debug-event 0190a0c2-7f0e-7c3a-8a52-3f2d1f0c9b11\n  weir debug-event --last 3 --observer order-shipped",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: a.does(func(ctx context.Context, args []string) error {
@@ -132,7 +132,11 @@ func (a *app) writeReports(w io.Writer, reports []ops.EventReport) {
 
 func (a *app) writeReport(w io.Writer, r ops.EventReport) {
 	now := time.Now()
-	fmt.Fprintf(w, "%s at %s+%d\n", a.paint(bold, "event "+r.ID.String()), r.LSN, r.TxIndex)
+	place := ""
+	if r.LSN != 0 { // an outcome does not say where its event was
+		place = fmt.Sprintf(" at %s+%d", r.LSN, r.TxIndex)
+	}
+	fmt.Fprintln(w, a.paint(bold, "event "+r.ID.String())+place)
 	if r.Event == nil {
 		fmt.Fprintln(w, "  not stored: the row is no event, or it is older than the history")
 	} else {
@@ -158,9 +162,34 @@ func (a *app) writeReport(w io.Writer, r ops.EventReport) {
 			job = "moved" // to weir.outcome: there is no such job any more
 		}
 		t.add(c("  "+job), c(name(d)), stateCell(d), c(attempts(d)), c(outcomeText(d.Outcome)), c(next),
-			c(orDash(short(d.LastError, 100))))
+			c(orDash(short(lastError(d), 100))))
 	}
 	t.write(a, w)
+	if a.flags.verbose {
+		a.writeErrors(w, r.Deliveries)
+	}
+}
+
+// lastError is what went wrong with a delivery, "" for one that was delivered after all.
+func lastError(d ops.Delivery) string {
+	if d.State == "completed" {
+		return ""
+	}
+	return d.LastError
+}
+
+// writeErrors tells of every attempt that failed, also of those before a success.
+func (a *app) writeErrors(w io.Writer, deliveries []ops.Delivery) {
+	t := table{header: []string{"  OBSERVER/ACTION", "ATTEMPT", "FAILED", "ERROR"}}
+	for _, d := range deliveries {
+		for _, e := range d.Errors {
+			t.add(c("  "+name(d)), c(fmt.Sprint(e.Attempt)), c(ago(time.Now(), e.At)), c(e.Error))
+		}
+	}
+	if len(t.rows) > 0 {
+		fmt.Fprintln(w)
+		t.write(a, w)
+	}
 }
 
 func (a *app) writeExplanations(w io.Writer, explanations []observer.Explanation) {

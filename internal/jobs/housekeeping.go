@@ -25,6 +25,12 @@ const (
 	pruneBatch  = 10_000
 )
 
+// errEnding says that housekeeping stopped between two batches, since the worker is stopping. Another one goes on.
+var errEnding = errors.New("the worker is stopping")
+
+// endingPause is for how long: until this worker fetches nothing more.
+const endingPause = 2 * time.Second
+
 // KindHousekeeping is the kind of the periodic job that moves finished jobs, and makes and drops partitions.
 const KindHousekeeping = "weir_housekeeping"
 
@@ -69,7 +75,10 @@ func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]
 		h.dropPartitions(ctx, retention),
 		h.prune(ctx, retention),
 	)
-	if ctx.Err() != nil {
+	switch {
+	case errors.Is(err, errEnding):
+		return river.JobSnooze(endingPause)
+	case ctx.Err() != nil:
 		return err // stopped: another worker goes on
 	}
 	if err != nil {

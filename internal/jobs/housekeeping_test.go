@@ -34,7 +34,7 @@ const month = 30 * 24 * time.Hour
 func (r *rig) finish(pk int64, state, metadata, age string) {
 	r.t.Helper()
 	r.exec(`UPDATE weir.river_job SET state = $2::weir.river_job_state, metadata = $3::jsonb, attempt = 2, attempted_at = now() - $4::interval,
-		finalized_at = now() - $4::interval, errors = ARRAY['{"at":"2026-01-01T00:00:00Z","attempt":1,"error":"first","trace":""}'::jsonb]
+		finalized_at = now() - $4::interval, errors = ARRAY['{"at":"2026-01-01T00:00:00Z","attempt":1,"error":"JobCancelError: first","trace":""}'::jsonb]
 		WHERE args->>'pk' = $1::bigint::text`, pk, state, metadata, age)
 }
 
@@ -58,7 +58,7 @@ func TestMoverLeavesWhatIsNeeded(t *testing.T) {
 	got := r.lines(`SELECT concat_ws(' ', event_pk, state, attempts, action_type, endpoint, response_status, duration_ms, error, payload->'output'->>'body')
 		FROM weir.outcome ORDER BY event_pk`)
 	want := []string{
-		"0 delivered 2 log log 204 17 first ok", "3 dropped 2 log log 1 first", "4 cancelled 2 log log first", "6 delivered 2 log log first",
+		"0 delivered 2 log log 204 17 ok", "3 dropped 2 log log 1 first", "4 cancelled 2 log log first", "6 delivered 2 log log",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("outcomes:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -69,6 +69,37 @@ func TestMoverLeavesWhatIsNeeded(t *testing.T) {
 	if n := r.metric("weir_jobs_moved_total"); n != 5 {
 		t.Errorf("%v moved, want 5", n)
 	}
+}
+
+// An outcome names the endpoint as the configuration does.
+func TestOutcomeNamesTheEndpoint(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, `o: {entity: Order, actions: [{type: log, endpoint: erp.example.org}]}`)
+	r.commit(order(1, `{}`), order(2, `{}`))
+	r.finish(1, "completed", `{}`, "25 h")
+	r.finish(2, "completed", `{}`, "25 h")
+	r.exec("UPDATE weir.river_job SET queue = 'gone_example_org' WHERE args->>'pk' = '2'")
+	r.keepHouse(10*365*24*time.Hour, 24*time.Hour)
+	r.linesAre("erp.example.org gone_example_org", "SELECT endpoint FROM weir.outcome ORDER BY event_pk")
+}
+
+// A worker that stops does not wait until everything is moved.
+func TestMoverEndsWithTheWorker(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	r.exec(`INSERT INTO weir.river_job (kind, queue, state, attempt, max_attempts, args, attempted_at, finalized_at)
+		SELECT 'weir_log', 'log', 'completed', 1, 22, jsonb_build_object('observer', 'o', 'action', 'log', 'entity', 'Order',
+			'entity_id', n::text, 'event_type', 'INSERT', 'event_id', gen_random_uuid(), 'lsn', '0/1', 'tx_index', n,
+			'day', current_date, 'pk', n), now() - interval '2 d', now() - interval '2 d'
+		FROM generate_series(1, 30000) n`)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.q.Run(ctx) }()
+	r.await("a batch", "SELECT EXISTS (SELECT FROM weir.outcome)")
+	stop()
+	check(t, <-ended)
+	r.linesAre("available 1", "SELECT state || ' ' || (metadata->>'snoozes') FROM weir.river_job WHERE kind = 'weir_housekeeping'")
+	r.linesAre("true", "SELECT (count(*) > 0)::text FROM weir.river_job WHERE state = 'completed'")
 }
 
 func TestMoverMeetsAnOutcome(t *testing.T) {

@@ -80,6 +80,7 @@ type Queue struct {
 	remains  *sync.WaitGroup
 
 	swapped chan struct{} // asks for a sweep before its time
+	ending  chan struct{} // closed when Run's context has ended
 	// unreleased: the jobs that waited for what the configuration in force knows are still to be made available.
 	unreleased atomic.Bool
 
@@ -90,7 +91,7 @@ type Queue struct {
 func New(o Options) (*Queue, error) {
 	q := &Queue{
 		index: o.Index, log: o.Logger.With("component", "jobs"), lease: o.Lease, swapped: make(chan struct{}, 1),
-		softStop: o.SoftStop, remains: o.Remains,
+		softStop: o.SoftStop, remains: o.Remains, ending: make(chan struct{}),
 	}
 	q.producers.log = q.log
 	q.producers.want(o.Observers, o.Endpoints)
@@ -159,6 +160,10 @@ func (q *Queue) Run(ctx context.Context) error {
 	defer q.working.Store(false)
 	var rescuing sync.WaitGroup
 	rescuing.Go(func() { q.rescuer.run(ctx) })
+	rescuing.Go(func() {
+		<-ctx.Done()
+		close(q.ending)
+	})
 	q.sweepUntil(ctx)
 	rescuing.Wait()
 	return q.stop(context.WithoutCancel(ctx))
@@ -207,6 +212,15 @@ func (q *Queue) start(ctx context.Context) bool {
 			return false
 		case <-time.After(startRetry):
 		}
+	}
+}
+
+func (q *Queue) isEnding() bool {
+	select {
+	case <-q.ending:
+		return true
+	default:
+		return false
 	}
 }
 

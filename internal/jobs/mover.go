@@ -1,10 +1,12 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -70,9 +72,13 @@ func (h *housekeeper) moveAll(ctx context.Context, some take) error {
 		rest := time.NewTimer(min(time.Since(began), movePause))
 		select {
 		case <-ctx.Done():
+		case <-h.queue.ending: // the worker does not wait for a big move: the next one goes on
 		case <-rest.C:
 		}
 		rest.Stop()
+		if h.queue.isEnding() {
+			return errEnding
+		}
 	}
 }
 
@@ -89,11 +95,15 @@ func record(ctx context.Context, tx pgx.Tx, outcomes []store.RecordOutcomeParams
 // outcomes are those of the jobs that are deliveries. Changes that were matched at last leave none.
 func (h *housekeeper) outcomes(rows []store.TakeCompletedRow) []store.RecordOutcomeParams {
 	var outcomes []store.RecordOutcomeParams
+	places := map[string]string{} // endpoints by the names of their queues
+	for _, endpoint := range h.queue.set.Load().Endpoints() {
+		places[QueueName(endpoint)] = endpoint
+	}
 	for _, row := range rows {
 		if row.Kind == KindChange {
 			continue
 		}
-		o, err := outcomeOf(row)
+		o, err := outcomeOf(row, places)
 		if err != nil {
 			h.queue.log.Error("a finished job that is no delivery was removed", "job_id", row.ID, "kind", row.Kind, "error", err)
 			continue
@@ -110,7 +120,9 @@ type OutcomePayload struct {
 	JobID  int64             `json:"job_id"`           // while it was River's
 }
 
-func outcomeOf(row store.TakeCompletedRow) (store.RecordOutcomeParams, error) {
+// outcomeOf makes the outcome of a finished job. places are the names of endpoints that are known, by those of their queues; an
+// endpoint that is not is named as its queue.
+func outcomeOf(row store.TakeCompletedRow, places map[string]string) (store.RecordOutcomeParams, error) {
 	var args Args
 	if err := json.Unmarshal(row.Args, &args); err != nil {
 		return store.RecordOutcomeParams{}, fmt.Errorf("arguments: %w", err)
@@ -134,7 +146,7 @@ func outcomeOf(row store.TakeCompletedRow) (store.RecordOutcomeParams, error) {
 	payload := OutcomePayload{Output: meta.Raw, JobID: row.ID}
 	o := store.RecordOutcomeParams{
 		Day: day, DeliveryID: args.DeliveryID(), EventID: args.EventID, EventPK: args.PK, Observer: args.Observer,
-		Action: args.Action, ActionType: actionType(row.Kind), Endpoint: row.Queue, EntityType: args.Entity,
+		Action: args.Action, ActionType: actionType(row.Kind), Endpoint: cmp.Or(places[row.Queue], row.Queue), EntityType: args.Entity,
 		EntityID: args.EntityID, State: outcomeState(row.State, last.Result), Attempts: int32(row.Attempt),
 		StartedAt: row.AttemptedAt, FinishedAt: row.FinalizedAt,
 	}
@@ -148,7 +160,9 @@ func outcomeOf(row store.TakeCompletedRow) (store.RecordOutcomeParams, error) {
 	for _, raw := range row.Errors {
 		payload.Errors = append(payload.Errors, raw)
 	}
-	o.Error = lastError(row.Errors)
+	if o.State != outcomeDelivered { // what went wrong before it was delivered is in the payload
+		o.Error = lastError(row.Errors)
+	}
 	o.Payload, err = json.Marshal(payload)
 	return o, err
 }
@@ -174,5 +188,9 @@ func lastError(errs [][]byte) *string {
 	if json.Unmarshal(errs[len(errs)-1], &last) != nil {
 		return nil
 	}
-	return &last.Error
+	text := Plain(last.Error)
+	return &text
 }
+
+// Plain takes away the words that River puts before the error of a job that was given up.
+func Plain(text string) string { return strings.TrimPrefix(text, "JobCancelError: ") }

@@ -3,7 +3,6 @@ package ops
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,7 +21,7 @@ type Delivery struct {
 	Kind       string     `json:"kind"`
 	Observer   string     `json:"observer"` // "" for a row that is no event
 	Action     string     `json:"action"`   // "" for a change that could not be matched
-	Queue      string     `json:"queue"`
+	Queue      string     `json:"queue"`    // the endpoint's; of a delivery that has moved, the endpoint
 	// State is River's: available, running, scheduled, retryable, pending, completed, cancelled, discarded.
 	State      string `json:"state"`
 	DeadLetter bool   `json:"dead_letter"`
@@ -154,14 +153,11 @@ func (d *Delivery) readErrors(row store.JobsOfEventRow) error {
 		if err := json.Unmarshal(raw, &d.Errors[i]); err != nil {
 			return fmt.Errorf("errors of job %d: %w", row.ID, err)
 		}
-		d.Errors[i].Error = plain(d.Errors[i].Error)
+		d.Errors[i].Error = jobs.Plain(d.Errors[i].Error)
 		d.LastError = d.Errors[i].Error
 	}
 	return nil
 }
-
-// plain takes away the words that River puts before the error of a job that was given up.
-func plain(text string) string { return strings.TrimPrefix(text, "JobCancelError: ") }
 
 // eventKey names the row of weir.event that the delivery is about.
 func (d *Delivery) eventKey() (store.GetEventParams, error) {

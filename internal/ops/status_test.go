@@ -149,6 +149,8 @@ func TestStatusOfWork(t *testing.T) {
 	ids := letters(t, db)
 	exec(t, db, `INSERT INTO weir.worker (client_id, hostname, pid, version, seen_at, config_error)
 		VALUES ('worker-1', 'host', 1, 'v1', now(), 'refused'), ('worker-2', 'host', 2, 'v1', now() - interval '7 s', '')`)
+	exec(t, db, `INSERT INTO weir.river_job (kind, queue, state, max_attempts, args)
+		VALUES ('weir_housekeeping', 'weir_housekeeping', 'available', 1, '{}')`)
 	s := status(t, db, cfg)
 	equal(t, "workers", len(s.Workers), 2)
 	for _, w := range s.Workers {
