@@ -121,6 +121,8 @@ type output struct {
 func (r *runner) judge(ctx context.Context, d *delivery, err error) (how string, verb error) {
 	failure := &action.Error{Err: err} // what is not classified is tried again
 	errors.As(err, &failure)
+	// The budget is in the job's row. A configuration that has less now also holds for what is queued: River discards by this row.
+	d.job.MaxAttempts = min(d.job.MaxAttempts, d.bound.Retry.MaxAttempts)
 	switch {
 	case err == nil:
 		r.metrics.latency.WithLabelValues(d.bound.Action.Type()).

@@ -10,6 +10,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/observer"
 )
 
@@ -79,6 +80,24 @@ panics:
 	}
 	if n := r.lines(`SELECT state::text FROM weir.river_job WHERE kind <> 'weir_housekeeping' AND state = 'running'`); len(n) != 0 {
 		t.Errorf("still running: %s", n)
+	}
+}
+
+// A budget of attempts that is lowered also holds for deliveries that are queued already.
+func TestLoweredMaxAttempts(t *testing.T) {
+	t.Parallel()
+	policy := func(attempts string) string {
+		return `o: {entity: Order, retry: {max_attempts: ` + attempts + `, initial_delay: 1h, backoff: fixed}, actions: [{type: webhook, url: "https://example.org/"}]}`
+	}
+	r := newRig(t, policy("5"))
+	r.commit(order(1, `{}`), order(2, `{}`))
+	r.exec("UPDATE weir.river_job SET attempt = 2 WHERE args->>'pk' = '1'")
+	r.exec("UPDATE weir.river_job SET attempt = 4 WHERE args->>'pk' = '2'")
+	r.q.Swap(observerSet(t, policy("3")), nil, index.Config{})
+	r.run()
+	r.await("two dead letters", `SELECT count(*) = 2 FROM weir.dead_letter WHERE state = 'discarded'`)
+	if n := r.metric("weir_deliveries_total", "observer", "o", "action_type", "webhook", "outcome", "dead"); n != 2 {
+		t.Errorf("%v dead letters counted, want 2", n)
 	}
 }
 
