@@ -131,6 +131,9 @@ func load(ctx context.Context, raw []byte, opts Options) (*Config, error) {
 		surroundings.Lookup = nil
 	}
 	d := decoder{src: src, unknown: r.unknown, errs: r.errs}
+	if root.Type() == ast.NullType && !opts.OnlyPlaces {
+		return nil, Errors{src.errorAt(1, 1, "the file is empty", "expected keys with values; without any observer, observers: {}")}
+	}
 	cfg := defaults()
 	d.value(setting.NewContext(ctx, surroundings), root, reflect.ValueOf(cfg).Elem(), "")
 	c := checker{decoder: &d, root: root, cfg: cfg, opts: opts}

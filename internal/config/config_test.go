@@ -433,3 +433,42 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// No part of a literal secret is shown, however it is written and wherever the error is: a log is read by others than the file.
+func TestSecretsInTheFileAreNotShown(t *testing.T) {
+	t.Parallel()
+	const frame = "database: {url: postgres://localhost/app}\nobservers:\n  o:\n    entity: Order\n    actions:\n"
+	for name, actions := range map[string]string{
+		"quoted":            `      - {signing_secret: "ab,cdSECRET}x", type: webhook, ulr: x}`,
+		"quoted key":        `      - {"signing_secret": 'ab''cd,SECRET', type: webhook, ulr: x}`,
+		"escaped quote":     `      - {signing_secret: "ab\", cdSECRET", ulr: x}`,
+		"plain":             `      - {type: webhook, ulr: x, signing_secret: abcdSECRET}`,
+		"plain, then a key": `      - {type: webhook, signing_secret: abcdSECRET, ulr: x}`,
+		"cut by a comma":    `      - {type: webhook, signing_secret: ab,cdSECRET, url: "https://example.org"}`,
+		"plain with comma":  "      - type: webhook\n        signing_secret: [ab, cdSECRET, \"x\"]",
+		"on its own line":   "      - type: webhook\n        signing_secret: ab, cdSECRET # why: not",
+		"block":             "      - type: webhook\n        signing_secret: |\n          ab\n          cdSECRET: ${}\n        url: x",
+		"folded, bad":       "      - signing_secret: >\n          cdSECRET ${\n        type: webhook",
+		"next line":         "      - type: webhook\n        signing_secret:\n          cdSECRET: x",
+		"unclosed":          "      - type: webhook\n        signing_secret: \"ab,cdSECRET\n          moreSECRET",
+		"continued":         "      - type: webhook\n        signing_secret: ab\n          cdSECRET ${\n        url: x",
+		"not YAML":          "      - {type: webhook, signing_secret: ab: cdSECRET, [",
+		"in braces below":   "      - {type: webhook,\n         signing_secret: ab cdSECRET, ulr: x}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			errs := loadErrors(t, frame+actions+"\n", Options{})
+			text := errs.Error()
+			for _, e := range errs {
+				text += "\n" + e.Brief()
+			}
+			if strings.Contains(text, "SECRET") {
+				t.Error(text)
+			}
+		})
+	}
+	errs := loadErrors(t, frame+`      - {type: webhook, signing_secret: abcdSECRET, ulr: x}`, Options{})
+	if !strings.Contains(errs[0].Error(), "signing_secret: **********, ulr: x}") {
+		t.Errorf("masked too much:\n%v", errs)
+	}
+}

@@ -92,15 +92,19 @@ func (es Errors) sorted() Errors {
 
 // source is the text of a file, to show lines of it.
 type source struct {
-	file  string
-	raw   []byte
-	lines []string
+	file    string
+	raw     []byte
+	lines   []string
+	shown   []string // lines, with asterisks for the secrets in them
+	secrets []string // what the asterisks stand for: a message may quote a piece of one
 }
 
 func newSource(file string, raw []byte) *source {
 	raw = bytes.TrimPrefix(raw, []byte("\ufeff")) // some editors begin a file with a byte order mark
 	text := strings.ReplaceAll(string(raw), "\r\n", "\n")
-	return &source{file: file, raw: raw, lines: strings.Split(strings.TrimSuffix(text, "\n"), "\n")}
+	s := &source{file: file, raw: raw, lines: strings.Split(strings.TrimSuffix(text, "\n"), "\n")}
+	s.shown, s.secrets = maskSigningSecrets(s.lines)
+	return s
 }
 
 // errorAt makes an error at a place, which is moved into the file if it is outside.
@@ -109,7 +113,8 @@ func (s *source) errorAt(line, column int, message, hint string) Error {
 	text := s.lines[line-1]
 	column = min(max(column, 1), len([]rune(text))+1)
 	return Error{
-		File: s.file, Line: line, Column: column, Message: oneLine(message), Hint: oneLine(hint), Source: maskSecrets(text),
+		File: s.file, Line: line, Column: column, Message: s.withoutSecrets(oneLine(message)), Hint: s.withoutSecrets(oneLine(hint)),
+		Source: maskSecrets(s.shown[line-1]),
 	}
 }
 
@@ -167,7 +172,6 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 var secretsInText = []*regexp.Regexp{
 	regexp.MustCompile(`://[^/?#\s"'@]*:([^\s"'@]*)@`),
 	regexp.MustCompile(`(?i)\bpassword["']?\s*[=:]\s*([^\s&"',}]+)`),
-	regexp.MustCompile(`(?i)\bsigning_secret["']?\s*:\s*([^\s,}][^,}]*)`),
 }
 
 // maskSecrets replaces passwords that stand in a line of the file by as many asterisks, so that columns stay.
