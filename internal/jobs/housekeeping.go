@@ -9,6 +9,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/store"
 )
@@ -82,6 +83,7 @@ func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]
 		return err // stopped: another worker goes on
 	}
 	if err != nil {
+		err = capture.Denied(err, h.queue.runner.pool.Config().ConnConfig.User) // with the grants that mend it
 		h.queue.log.Warn("housekeeping is not done, the next one goes on", "error", err, "again_in", housekeepingEvery)
 	}
 	// One a minute would be in everybody's way. River does not mind a job that is gone when it is to be completed.

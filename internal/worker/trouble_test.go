@@ -138,6 +138,23 @@ func TestRoleThatOwnsNothing(t *testing.T) {
 	})
 }
 
+// Housekeeping that may not call its functions says what mends it, and everything else goes on.
+func TestHousekeepingNamesTheGrant(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.exec("CREATE PUBLICATION weir FOR TABLE core.tb_entity_change_log WITH (publish = 'insert')")
+	r.asRole(t, "REPLICATION BYPASSRLS", `GRANT USAGE ON SCHEMA weir, core TO {role};
+		GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA weir TO {role};
+		GRANT USAGE ON ALL SEQUENCES IN SCHEMA weir TO {role};
+		GRANT SELECT ON core.tb_entity_change_log TO {role}`)
+	w := r.spawn(t, r.write(everyOrder))
+	r.await("the grant", func() bool {
+		return strings.Contains(w.log.String(), "housekeeping is not done") && strings.Contains(w.log.String(), "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA weir TO")
+	})
+	r.order(`{}`)
+	r.await("the delivery", func() bool { return r.jobs("state = 'completed'") == "1" })
+}
+
 func TestMissingGrantsAreNamed(t *testing.T) {
 	t.Parallel()
 	for name, grants := range map[string]string{
