@@ -16,18 +16,18 @@ import (
 const (
 	// metaUnknown is since when a job waits for a worker that knows its observer. What was known again since is "".
 	metaUnknown = "weir_unknown"
-	// unknownGrace is for how long: a rolling deploy, or a mistake that is mended.
+	// unknownGrace is how old it may become that way: a rolling deploy, or a mistake that is mended.
 	unknownGrace = time.Hour
 	// unknownFirst and unknownLongest bound how long it is put off at a time. The wait doubles: each costs the database a
 	// rewritten job, and a reload that brings the observer back ends it (release).
 	unknownFirst   = 15 * time.Second
-	unknownLongest = 5 * time.Minute
+	unknownLongest = 2 * time.Minute
 	releaseBatch   = 1000
 )
 
-// unknownWait is how long a job is put off that has waited for so long already; 0 when it has waited long enough.
-func unknownWait(waited time.Duration) time.Duration {
-	return max(0, min(max(unknownFirst, waited), unknownLongest, unknownGrace-waited))
+// unknownWait is how long a job of this age is put off that has waited for so long already; 0 when it is old enough.
+func unknownWait(age, waited time.Duration) time.Duration {
+	return max(0, min(max(unknownFirst, waited), unknownLongest, unknownGrace-age))
 }
 
 // strangers remembers for whom jobs wait, so that each is spoken of once.
@@ -54,8 +54,7 @@ func (s *strangers) forget() {
 	s.seen = nil
 }
 
-// await puts a job off whose observer, or action, nobody knows: it waits for an hour from when that was first found. nil when
-// the hour is over.
+// await puts a job off whose observer, or action, nobody knows, until it is an hour old. nil when it is.
 func (r *runner) await(ctx context.Context, job *rivertype.JobRow, a Args) error {
 	since, waits := metaTime(job.Metadata, metaUnknown)
 	if !waits {
@@ -64,7 +63,7 @@ func (r *runner) await(ctx context.Context, job *rivertype.JobRow, a Args) error
 			return fmt.Errorf("mark the job as waiting: %w", err)
 		}
 	}
-	wait := unknownWait(time.Since(since))
+	wait := unknownWait(time.Since(job.CreatedAt), time.Since(since))
 	if wait == 0 {
 		return nil
 	}
@@ -76,7 +75,7 @@ func (r *runner) await(ctx context.Context, job *rivertype.JobRow, a Args) error
 	return river.JobSnooze(wait)
 }
 
-// known takes the mark from a job that waited. The next wait has an hour of its own.
+// known takes the mark from a job that waited. The next wait begins with short ones.
 func (r *runner) known(ctx context.Context, job *rivertype.JobRow) {
 	if _, waits := metaTime(job.Metadata, metaUnknown); !waits {
 		return

@@ -33,18 +33,23 @@ func TestUnknownWaitGrows(t *testing.T) {
 	t.Parallel()
 	var waited time.Duration
 	rounds := 0
-	for ; unknownWait(waited) > 0; rounds++ {
-		waited += unknownWait(waited)
+	for ; unknownWait(waited, waited) > 0; rounds++ {
+		waited += unknownWait(waited, waited)
 	}
-	if waited != unknownGrace || rounds > 20 {
-		t.Errorf("waited %s in %d rounds, want %s in no more than 20", waited, rounds, unknownGrace)
+	if waited != unknownGrace || rounds > 40 {
+		t.Errorf("waited %s in %d rounds, want %s in no more than 40", waited, rounds, unknownGrace)
 	}
-	for waited, want := range map[time.Duration]time.Duration{
-		0: 15 * time.Second, 15 * time.Second: 15 * time.Second, time.Minute: time.Minute, 30 * time.Minute: 5 * time.Minute,
-		59*time.Minute + 58*time.Second: 2 * time.Second, 2 * time.Hour: 0,
+	for _, c := range []struct{ age, waited, want time.Duration }{
+		{0, 0, 15 * time.Second},
+		{15 * time.Second, 15 * time.Second, 15 * time.Second},
+		{time.Minute, time.Minute, time.Minute},
+		{30 * time.Minute, 0, 15 * time.Second},
+		{30 * time.Minute, 20 * time.Minute, 2 * time.Minute},
+		{59*time.Minute + 58*time.Second, 0, 2 * time.Second},
+		{2 * time.Hour, 0, 0},
 	} {
-		if got := unknownWait(waited); got != want {
-			t.Errorf("after %s: %s, want %s", waited, got, want)
+		if got := unknownWait(c.age, c.waited); got != c.want {
+			t.Errorf("%s old, after %s: %s, want %s", c.age, c.waited, got, c.want)
 		}
 	}
 }

@@ -113,8 +113,8 @@ func (r *rig) waitingSince(ago string) {
 	}
 }
 
-// Jobs of an observer that the worker does not know (a rolling deploy, a removal) wait at no attempt for an
-// hour; then they are dead letters that say so, and go out when the observer is back.
+// Jobs of an observer that the worker does not know (a rolling deploy, a removal) wait at no attempt until they are an
+// hour old; then they are dead letters that say so, and go out when the observer is back.
 func TestUnknownObserverWaitsForAnHour(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -130,7 +130,7 @@ func TestUnknownObserverWaitsForAnHour(t *testing.T) {
 
 	again := func(age string) {
 		r.exec(`UPDATE weir.river_job SET state = 'available', attempt = 1, finalized_at = NULL, scheduled_at = now(),
-			metadata = metadata - 'weir_dead_letter' || jsonb_build_object('weir_unknown', now() - $1::interval)`, age)
+			created_at = now() - $1::interval, metadata = metadata - 'weir_dead_letter'`, age)
 	}
 	again("1 min")
 	run = r.started("observers: {}\n")
