@@ -1,5 +1,5 @@
--- Retention goes by when something was ingested or finished, too, and not by the event's day alone: an application may log
--- changes with the timestamps that they had elsewhere, and a dead letter may be delivered after weeks.
+-- Retention of outcomes goes by when a delivery ended, too, and not by its event's day alone: a dead letter may be delivered
+-- after weeks. And to drop a partition holds nobody up.
 
 -- +goose Up
 
@@ -11,8 +11,8 @@ CREATE INDEX outcome_default_finished ON weir.outcome_default ((coalesce(finishe
 
 -- drop_partition drops the oldest daily partition of weir.event or weir.outcome that lies before a day, and returns its
 -- name, NULL when there is none. What is to be kept goes to the default partition, where housekeeping prunes it later: events
--- that a job of river_job still names, finished or not, and what was ingested, or finished, on that day (UTC) or later. A
--- partition with much of the latter (an import) is passed over until that is old, too.
+-- that a job of river_job still names, finished or not, and outcomes of deliveries that ended on that day (UTC) or later. A
+-- partition with many of the latter is passed over until they are old, too.
 --
 -- The lock on the partition waits for those who write into it and keeps others out, so that the look at the jobs, which takes
 -- its time, misses none. Ingest of other days goes on meanwhile, until the moment of the parent's lock. Neither waits long: a
@@ -26,8 +26,7 @@ DECLARE
     since  CONSTANT timestamptz := before::timestamp AT TIME ZONE 'UTC';
     parent text;
     target text;
-    named  text;
-    aged   text;
+    keep   text;
     late   bigint;
     kept   tid[];
 BEGIN
@@ -44,16 +43,18 @@ BEGIN
           AND right(c.relname, 8) < to_char(before, 'YYYYMMDD')
         ORDER BY right(c.relname, 8), 1
     LOOP
-        aged := CASE parent WHEN 'event' THEN 'ingested_at' ELSE 'coalesce(finished_at, recorded_at)' END;
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM weir.%I WHERE %s >= $1 LIMIT $2) late', target, aged)
-            INTO late USING since, most + 1;
-        CONTINUE WHEN late > most;
+        IF parent = 'outcome' THEN
+            keep := 'coalesce(finished_at, recorded_at) >= $1';
+            EXECUTE format('SELECT count(*) FROM (SELECT FROM weir.%I WHERE %s LIMIT $2) late', target, keep)
+                INTO late USING since, most + 1;
+            CONTINUE WHEN late > most;
+        ELSE
+            keep := format(
+                '(id, pk) IN (SELECT (args ->> ''event_id'')::uuid, (args ->> ''pk'')::bigint FROM weir.river_job '
+                'WHERE args @> jsonb_build_object(''day'', %L))', to_char(to_date(right(target, 8), 'YYYYMMDD'), 'YYYY-MM-DD'));
+        END IF;
         EXECUTE format('LOCK TABLE weir.%I IN SHARE MODE', target);
-        named := CASE parent WHEN 'event' THEN format(
-            'OR (id, pk) IN (SELECT (args ->> ''event_id'')::uuid, (args ->> ''pk'')::bigint FROM weir.river_job '
-            'WHERE args @> jsonb_build_object(''day'', %L))',
-            to_char(to_date(right(target, 8), 'YYYYMMDD'), 'YYYY-MM-DD')) ELSE '' END;
-        EXECUTE format('SELECT array_agg(ctid) FROM weir.%I WHERE %s >= $1 %s', target, aged, named) INTO kept USING since;
+        EXECUTE format('SELECT array_agg(ctid) FROM weir.%I WHERE %s', target, keep) INTO kept USING since;
         EXECUTE format('LOCK TABLE ONLY weir.%I IN ACCESS EXCLUSIVE MODE', parent);
         EXECUTE format('ALTER TABLE weir.%I DETACH PARTITION weir.%I', parent, target);
         EXECUTE format('INSERT INTO weir.%I SELECT * FROM weir.%I WHERE ctid = ANY ($1)', parent || '_default', target) USING kept;

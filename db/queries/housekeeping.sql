@@ -60,13 +60,13 @@ WHERE event_id = @event_id
 ORDER BY finished_at, delivery_id;
 
 -- name: PruneEvents :execrows
--- PruneEvents removes events from the default partition that happened and were ingested before the retention, and that no job
--- names.
+-- PruneEvents removes events from the default partition that happened before the retention and that no job names. One that
+-- was as old as that when it came stays for a while.
 DELETE FROM weir.event_default e
 WHERE (e.id, e.pk, e.day) IN (
     SELECT d.id, d.pk, d.day FROM weir.event_default d
     WHERE d.day < ((now() - @retention::interval) AT TIME ZONE 'UTC')::date
-      AND d.ingested_at < date_trunc('day', now() - @retention::interval, 'UTC')
+      AND d.ingested_at < now() - @stay::interval
       AND NOT EXISTS (
           SELECT FROM weir.river_job j
           WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))

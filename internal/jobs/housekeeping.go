@@ -74,7 +74,7 @@ func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]
 		h.makePartitions(ctx, retention),
 		h.move(ctx, *history.FinishedJobs),
 		h.dropPartitions(ctx, retention),
-		h.prune(ctx, retention),
+		h.prune(ctx, history),
 	)
 	switch {
 	case errors.Is(err, errEnding):
@@ -129,9 +129,11 @@ func (h *housekeeper) dropPartitions(ctx context.Context, retention time.Duratio
 
 // prune removes what is old from the default partitions: what was to be kept of days that were dropped, until now, and rows
 // whose dates nobody expected.
-func (h *housekeeper) prune(ctx context.Context, retention time.Duration) error {
-	db := h.queue.runner.pool
-	_, err := store.New().PruneEvents(ctx, db, store.PruneEventsParams{Retention: retention, MaxRows: pruneBatch})
+func (h *housekeeper) prune(ctx context.Context, history index.Config) error {
+	db, retention := h.queue.runner.pool, history.Retention.Std()
+	_, err := store.New().PruneEvents(ctx, db, store.PruneEventsParams{
+		Retention: retention, Stay: history.FinishedJobs.Std(), MaxRows: pruneBatch,
+	})
 	if err != nil {
 		return fmt.Errorf("remove old events: %w", err)
 	}

@@ -182,31 +182,32 @@ func TestRetentionGoesByWhenItHappenedHere(t *testing.T) {
 	for pk := range int64(4) {
 		r.finish(pk+1, "completed", `{}`, "25 h")
 	}
-	r.exec("UPDATE weir.event SET ingested_at = created_at WHERE pk = 1")
 	r.exec("UPDATE weir.river_job SET finalized_at = '2026-02-28' WHERE args->>'pk' IN ('1', '2')")
 	r.keepHouse(month, 24*time.Hour)
 	if got := r.lines("SELECT relname::text FROM pg_class WHERE relname ~ '^(event|outcome)_20(26|25)0[12]'"); len(got) != 0 {
 		t.Errorf("left are %v", got)
 	}
-	r.linesAre("2 3 4", "SELECT pk::text FROM weir.event_default ORDER BY 1")
+	r.linesAre("4", "SELECT pk::text FROM weir.event_default ORDER BY 1") // has just come
 	r.linesAre("3 4", "SELECT event_pk::text FROM weir.outcome_default ORDER BY 1")
-	r.exec("UPDATE weir.event SET ingested_at = created_at WHERE pk <> 3")
+	r.exec("UPDATE weir.event SET ingested_at = ingested_at - interval '25 h'")
 	r.exec("UPDATE weir.outcome SET finished_at = '2026-02-28' WHERE event_pk = 3")
 	r.keepHouse(month, 24*time.Hour)
-	r.linesAre("3", "SELECT pk::text FROM weir.event ORDER BY 1")
+	r.linesAre("", "SELECT pk::text FROM weir.event ORDER BY 1")
 	r.linesAre("4", "SELECT event_pk::text FROM weir.outcome ORDER BY 1")
 }
 
-// A day of which too much was ingested just now stays as it is: moving it would hold up ingest.
-func TestPartitionOfAnImportStays(t *testing.T) {
+// A day of which too much ended just now stays as it is: moving it would hold up ingest.
+func TestPartitionOfLateOutcomesStays(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, oneLog)
 	r.exec("SELECT weir.ensure_partitions('2026-02-27', '2026-02-28')")
-	r.exec(`INSERT INTO weir.event (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, commit_time, created_at, payload)
-		SELECT '2026-02-27', gen_random_uuid(), n, '0/1', n, 'INSERT', 'Order', '1', now(), '2026-02-27', '{}' FROM generate_series(1, 10001) n`)
+	r.exec(`INSERT INTO weir.outcome (day, delivery_id, event_id, event_pk, observer, action, action_type, endpoint, entity_type,
+			entity_id, state, attempts, finished_at, payload)
+		SELECT '2026-02-27', gen_random_uuid(), gen_random_uuid(), n, 'o', 'log', 'log', 'log', 'Order', '1', 'delivered', 1, now(), '{}'
+		FROM generate_series(1, 10001) n`)
 	r.keepHouse(month, 24*time.Hour)
-	r.linesAre("event_20260227", "SELECT relname::text FROM pg_class WHERE relname ~ '^(event|outcome)_202602' AND relkind = 'r'")
-	r.exec("UPDATE weir.event SET ingested_at = created_at")
+	r.linesAre("outcome_20260227", "SELECT relname::text FROM pg_class WHERE relname ~ '^(event|outcome)_202602' AND relkind = 'r'")
+	r.exec("UPDATE weir.outcome SET finished_at = '2026-02-28'")
 	r.keepHouse(month, 24*time.Hour)
 	r.linesAre("", "SELECT relname::text FROM pg_class WHERE relname ~ '^(event|outcome)_202602' AND relkind = 'r'")
 }

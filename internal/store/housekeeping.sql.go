@@ -151,22 +151,23 @@ DELETE FROM weir.event_default e
 WHERE (e.id, e.pk, e.day) IN (
     SELECT d.id, d.pk, d.day FROM weir.event_default d
     WHERE d.day < ((now() - $1::interval) AT TIME ZONE 'UTC')::date
-      AND d.ingested_at < date_trunc('day', now() - $1::interval, 'UTC')
+      AND d.ingested_at < now() - $2::interval
       AND NOT EXISTS (
           SELECT FROM weir.river_job j
           WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
-    LIMIT $2::integer)
+    LIMIT $3::integer)
 `
 
 type PruneEventsParams struct {
 	Retention time.Duration
+	Stay      time.Duration
 	MaxRows   int32
 }
 
-// PruneEvents removes events from the default partition that happened and were ingested before the retention, and that no job
-// names.
+// PruneEvents removes events from the default partition that happened before the retention and that no job names. One that
+// was as old as that when it came stays for a while.
 func (q *Queries) PruneEvents(ctx context.Context, db DBTX, arg PruneEventsParams) (int64, error) {
-	result, err := db.Exec(ctx, pruneEvents, arg.Retention, arg.MaxRows)
+	result, err := db.Exec(ctx, pruneEvents, arg.Retention, arg.Stay, arg.MaxRows)
 	if err != nil {
 		return 0, err
 	}
