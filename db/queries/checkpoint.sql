@@ -11,9 +11,12 @@ VALUES (@system_identifier, @timeline, @server, @database_system, @installation,
 ON CONFLICT DO NOTHING;
 
 -- name: TakeCheckpoint :one
--- TakeCheckpoint makes the caller the owner. The new epoch fences the owner before: its next advance changes 0 rows.
+-- TakeCheckpoint makes the caller the owner of the checkpoint that it has judged: pgx.ErrNoRows when another owner or an
+-- adoption has come in between. The new epoch fences the owner before: its next advance changes 0 rows. updated_at stays:
+-- it tells how old the position is.
 UPDATE weir.checkpoint
-SET epoch = epoch + 1, owner = @owner, server = @server, database_system = @database_system, updated_at = now()
+SET epoch = epoch + 1, owner = @owner, server = @server, database_system = @database_system
+WHERE epoch = @epoch
 RETURNING system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
           events, commit_time, created_at, updated_at;
 

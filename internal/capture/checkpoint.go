@@ -19,14 +19,15 @@ type checkpoint struct {
 	identity
 	Slot     string
 	Position event.Position
-	Epoch    int64      // grows with each owner; an owner with an older one is fenced
-	Commit   *time.Time // of the last transaction that was read; nil: none yet
+	Epoch    int64     // grows with each owner; an owner with an older one is fenced
+	Stored   time.Time // when it reached Position
 }
 
 // start is where a stream stands before it takes the slot.
 type start struct {
 	id         identity
 	checkpoint event.Position
+	epoch      int64     // of the checkpoint
 	confirmed  event.LSN // what the slot has been told
 	active     bool      // another worker has the slot
 }
@@ -64,8 +65,8 @@ func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) 
 			})
 		case readOn:
 			return start{
-				id: seen.identity.or(seen.checkpoint.identity), checkpoint: seen.checkpoint.Position, confirmed: seen.slot.Confirmed,
-				active: seen.slot.Active,
+				id: seen.identity.or(seen.checkpoint.identity), checkpoint: seen.checkpoint.Position, epoch: seen.checkpoint.Epoch,
+				confirmed: seen.slot.Confirmed, active: seen.slot.Active,
 			}, nil
 		}
 		if err != nil {
@@ -153,7 +154,7 @@ func checkpointOf(row store.GetCheckpointRow) *checkpoint {
 			System: row.SystemIdentifier, Timeline: row.Timeline, Server: parseServer(row.Server),
 			DatabaseSystem: row.DatabaseSystem, Installation: row.Installation,
 		},
-		Slot: row.Slot, Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch, Commit: row.CommitTime,
+		Slot: row.Slot, Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch, Stored: row.UpdatedAt,
 	}
 }
 
@@ -169,12 +170,16 @@ func insertCheckpoint(ctx context.Context, db store.DBTX, cp checkpoint) error {
 	return nil
 }
 
-// takeCheckpoint raises the epoch, which fences the owner before us, and returns the checkpoint as it then stands. What
-// the checkpoint did not know of its servers yet, it knows from then on.
-func takeCheckpoint(ctx context.Context, db store.DBTX, owner string, id identity) (*checkpoint, error) {
+// takeCheckpoint raises the epoch, which fences the owner before us, and returns the checkpoint as it then stands: where it
+// was when it was judged or, moved by the owner before us, after that. What it did not know of its servers yet, it knows
+// from then on.
+func takeCheckpoint(ctx context.Context, db store.DBTX, owner string, start start) (*checkpoint, error) {
 	row, err := store.New().TakeCheckpoint(ctx, db, store.TakeCheckpointParams{
-		Owner: owner, Server: id.Server.String(), DatabaseSystem: id.DatabaseSystem,
+		Owner: owner, Server: start.id.Server.String(), DatabaseSystem: start.id.DatabaseSystem, Epoch: start.epoch,
 	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("take the checkpoint: %w", errChanged)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("take the checkpoint: %w", err)
 	}

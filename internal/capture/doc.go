@@ -16,6 +16,10 @@
 // Settling brings publication, slot and checkpoint into being, in this order, and compares them (judge): a checkpoint
 // of another cluster, timeline or installation, a slot that is gone, lost or ahead of the checkpoint is refused.
 //
+// Until we have the slot, what was judged may change: somebody moves the slot, adopts the checkpoint, or lets the URL lead
+// to another server. So the streaming connection says itself which server it is to, the epoch is taken only if it is the
+// one that was judged, and the slot is read again once nobody else can move it. What differs leads back to judging.
+//
 // # A change's way
 //
 // One goroutine owns the replication connection (stream.go). It decodes messages (decode.go, row.go) into a batch

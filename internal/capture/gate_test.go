@@ -13,10 +13,10 @@ import (
 // gate is a proxy before the server that a test can close at a certain message.
 type gate struct {
 	listener net.Listener
-	server   string
 
-	mu sync.Mutex // guards the rest
-	at func(fromClient []byte, cut func())
+	mu     sync.Mutex // guards the rest
+	server string
+	at     func(fromClient []byte, cut func())
 }
 
 // newGate returns the URL of the same database through the gate. It lets everything through.
@@ -49,13 +49,23 @@ func (g *gate) before(look func(fromClient []byte, cut func())) {
 	g.at = look
 }
 
+// lead has later connections go to another server.
+func (g *gate) lead(server string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.server = server
+}
+
 func (g *gate) serve(ctx context.Context, serving *sync.WaitGroup) {
 	for {
 		client, err := g.listener.Accept()
 		if err != nil {
 			return
 		}
-		server, err := (&net.Dialer{}).DialContext(ctx, "tcp", g.server)
+		g.mu.Lock()
+		address := g.server
+		g.mu.Unlock()
+		server, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		if err != nil {
 			_ = client.Close()
 			continue

@@ -2,11 +2,13 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/store"
@@ -106,7 +108,7 @@ func look(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, instal
 	return seen, nil
 }
 
-// identify asks over the replication protocol, which needs no privilege beyond it and knows the timeline at once.
+// identify opens a replication connection of its own to the source, as the one that is to stream will be.
 func (s *sight) identify(ctx context.Context, src *pgx.Conn, dst store.DBTX) error {
 	session := src.Config()
 	clientID := strings.TrimPrefix(session.RuntimeParams["application_name"], appPrefix)
@@ -115,22 +117,34 @@ func (s *sight) identify(ctx context.Context, src *pgx.Conn, dst store.DBTX) err
 		return fmt.Errorf("open a replication connection: %w", err)
 	}
 	defer func() { _ = repl.Close(context.WithoutCancel(ctx)) }()
-	sys, err := pglogrepl.IdentifySystem(ctx, repl)
-	if err != nil {
-		return fmt.Errorf("identify the source: %w", err)
-	}
-	s.System, s.Timeline, s.written = sys.SystemID, sys.Timeline, event.LSN(sys.XLogPos)
-	err = src.QueryRow(ctx, `
-		SELECT current_database(), current_setting('port'),
-		       coalesce((SELECT setting FROM pg_settings WHERE name = 'data_directory'), '')`).
-		Scan(&s.database, &s.Server.Port, &s.Server.Directory)
-	if err != nil {
-		return fmt.Errorf("identify the source: %w", err)
+	if err := s.identifySource(ctx, repl); err != nil {
+		return err
 	}
 	err = dst.QueryRow(ctx, `SELECT system_identifier::text FROM pg_control_system()`).Scan(&s.DatabaseSystem)
 	if err != nil && !hasCode(err, "42501") {
 		return fmt.Errorf("identify the database: %w", err)
 	}
+	return nil
+}
+
+// identifySource asks over the replication protocol, which needs no privilege beyond it and knows the timeline at once.
+func (s *sight) identifySource(ctx context.Context, repl *pgconn.PgConn) error {
+	sys, err := pglogrepl.IdentifySystem(ctx, repl)
+	if err != nil {
+		return fmt.Errorf("identify the source: %w", err)
+	}
+	s.System, s.Timeline, s.written = sys.SystemID, sys.Timeline, event.LSN(sys.XLogPos)
+	results, err := repl.Exec(ctx, `
+		SELECT current_database(), current_setting('port'),
+		       coalesce((SELECT setting FROM pg_settings WHERE name = 'data_directory'), '')`).ReadAll()
+	if err == nil && (len(results) != 1 || len(results[0].Rows) != 1) {
+		err = errors.New("one row was expected")
+	}
+	if err != nil {
+		return fmt.Errorf("identify the source: %w", err)
+	}
+	row := results[0].Rows[0]
+	s.database, s.Server = string(row[0]), server{Port: string(row[1]), Directory: string(row[2])}
 	return nil
 }
 

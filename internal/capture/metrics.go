@@ -18,7 +18,7 @@ type metrics struct {
 
 	walEnd      atomic.Uint64 // newest WAL position that the server told
 	stored      atomic.Uint64 // the checkpoint's LSN
-	storedAt    atomic.Int64  // unix nanoseconds; 0: no checkpoint yet
+	storedAt    atomic.Int64  // unix nanoseconds, when it got there; 0: no checkpoint yet
 	openSince   atomic.Int64  // commit time (unix nanoseconds) of the oldest change in the open batch; 0: none
 	commitSince atomic.Int64  // the same of the batch that is being committed
 	owned       atomic.Bool
@@ -53,7 +53,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		gauge("weir_capture_lag_seconds",
 			"Age of the oldest change that was received and is not stored yet; 0 when there is none.", m.lagSeconds),
 		gauge("weir_stream_owned", "1 while this worker reads the stream, 0 while it stands by.", m.ownedFloat),
-		gauge("weir_checkpoint_age_seconds", "Time since this worker stored a checkpoint.", m.checkpointAge),
+		gauge("weir_checkpoint_age_seconds", "Time since the checkpoint last moved.", m.checkpointAge),
 		gauge("weir_slot_retained_bytes", "WAL that the slot holds on the server, as of the last heartbeat interval.",
 			func() float64 { return float64(m.retained.Load()) }),
 	)
@@ -92,5 +92,5 @@ func (m *metrics) checkpointAge() float64 {
 	if at == 0 {
 		return 0
 	}
-	return time.Since(time.Unix(0, at)).Seconds()
+	return max(0, time.Since(time.Unix(0, at)).Seconds()) // by the database's clock, which may be ahead
 }

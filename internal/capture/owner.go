@@ -68,6 +68,7 @@ type Stream struct {
 var (
 	errStandby = errors.New("another worker reads the stream")
 	errFenced  = errors.New("the checkpoint was taken over by another worker")
+	errChanged = errors.New("something has changed since it was looked at, so it is looked at again")
 )
 
 const (
@@ -164,7 +165,7 @@ func (s *Stream) attempt(ctx context.Context) error {
 	if err != nil {
 		return Denied(err, dst.Config().User)
 	}
-	repl, err := s.startReplication(ctx, start.checkpoint.LSN)
+	repl, err := s.startReplication(ctx, start)
 	if err != nil {
 		return err
 	}
@@ -203,13 +204,19 @@ func (s *Stream) standBy() {
 	s.setHealth(Standby, nil)
 }
 
-// startReplication takes the slot: PostgreSQL lets one walsender have it, which makes it the mutex between workers.
-func (s *Stream) startReplication(ctx context.Context, from event.LSN) (*pgconn.PgConn, error) {
+// startReplication takes the slot: PostgreSQL lets one walsender have it, which makes it the mutex between workers. The URL
+// may lead elsewhere by now, so it is this connection that has to be at the server that was judged.
+func (s *Stream) startReplication(ctx context.Context, start start) (*pgconn.PgConn, error) {
 	repl, err := replicationConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
 	if err != nil {
 		return nil, fmt.Errorf("open a replication connection: %w", err)
 	}
-	err = pglogrepl.StartReplication(ctx, repl, string(s.cfg.Slot), pglogrepl.LSN(from), pglogrepl.StartReplicationOptions{
+	if err := start.leadsTo(ctx, repl); err != nil {
+		_ = repl.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	from := pglogrepl.LSN(start.checkpoint.LSN)
+	err = pglogrepl.StartReplication(ctx, repl, string(s.cfg.Slot), from, pglogrepl.StartReplicationOptions{
 		Mode: pglogrepl.LogicalReplication,
 		PluginArgs: []string{
 			"proto_version '1'", fmt.Sprintf("publication_names '%s'", s.cfg.Publication), "messages 'true'",
@@ -225,14 +232,46 @@ func (s *Stream) startReplication(ctx context.Context, from event.LSN) (*pgconn.
 	return nil, fmt.Errorf("start replication: %w", err)
 }
 
-// own takes the epoch and then reads the checkpoint, in this order: whoever had the stream before us is fenced from
-// here on, so the checkpoint cannot move under us.
+// leadsTo asks a connection whether it is to the server that was judged.
+func (s start) leadsTo(ctx context.Context, repl *pgconn.PgConn) error {
+	var there sight
+	if err := there.identifySource(ctx, repl); err != nil {
+		return err
+	}
+	if there.System != s.id.System || there.Timeline != s.id.Timeline || there.Server.differs(s.id.Server) ||
+		there.written < s.checkpoint.LSN {
+		return fmt.Errorf("source.url leads to another server: %w", errChanged)
+	}
+	return nil
+}
+
+// take makes us the owner of the stream, whose slot we have. The epoch comes first: whoever had the stream before us is
+// fenced from there on, so the checkpoint cannot move under us. And then the slot is looked at once more: until we had it,
+// anybody could move it, and asked for an older position the server silently starts at the slot's own.
+func (s *Stream) take(ctx context.Context, src, dst *pgx.Conn, start start) (*checkpoint, error) {
+	cp, err := takeCheckpoint(ctx, dst, s.opts.ClientID, start)
+	if err != nil {
+		return nil, err
+	}
+	slot, err := readSlot(ctx, src, s.cfg)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read the slot: %w", err)
+	case slot == nil:
+		return nil, fmt.Errorf("slot %s is gone: %w", s.cfg.Slot, errChanged)
+	case slot.Confirmed > cp.Position.LSN:
+		return nil, fmt.Errorf("slot %s was moved to %s: %w", s.cfg.Slot, slot.Confirmed, errChanged)
+	}
+	return cp, nil
+}
+
+// own takes the stream and reads it.
 func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgConn, start start) error {
 	every, err := statusEvery(ctx, src)
 	if err != nil {
 		return err
 	}
-	cp, err := takeCheckpoint(ctx, dst, s.opts.ClientID, start.id)
+	cp, err := s.take(ctx, src, dst, start)
 	if err != nil {
 		return err
 	}
@@ -246,7 +285,7 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 		stored.Store(uint64(cp.Position.LSN))
 	}
 	s.metrics.stored.Store(stored.Load())
-	s.metrics.storedAt.Store(time.Now().UnixNano())
+	s.metrics.storedAt.Store(cp.Stored.UnixNano())
 	batches := make(chan *batch)
 	reader := stream{
 		conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: &stored,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/fraiseql/weir/db/migrations"
 	"github.com/fraiseql/weir/internal/capture"
@@ -73,6 +75,132 @@ func TestFirstStartOfTwo(t *testing.T) {
 			return slow.Health().State == capture.Standby
 		}
 	})
+}
+
+// refusal is the error that ends a stream for good.
+func (r *rig) refusal(run *running) string {
+	r.t.Helper()
+	select {
+	case err := <-run.done:
+		close(run.done)
+		var setup *capture.SetupError
+		if !errors.As(err, &setup) {
+			r.t.Fatalf("got %v", err)
+		}
+		return setup.Error()
+	case <-time.After(30 * time.Second):
+		r.t.Fatalf("it does not end; %+v, ingested %s", run.Health(), r.ingested())
+	}
+	return ""
+}
+
+// Asked for a position before the slot's own, the server starts at the slot's without a word. Until it starts, anybody may
+// move the slot.
+func TestSlotMovedAtTheLastMoment(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	run := r.start("one")
+	r.streaming(run)
+	run.stop(t)
+	r.write(1, 1)
+	other, err := pgx.Connect(t.Context(), r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close(context.WithoutCancel(t.Context())) }()
+	g, through := newGate(t, r.url)
+	moved := make(chan error, 1)
+	var once sync.Once
+	g.before(func(chunk []byte, _ func()) {
+		if says(chunk, "START_REPLICATION") {
+			once.Do(func() {
+				_, err := other.Exec(t.Context(), "SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", r.cfg.Slot)
+				moved <- err
+			})
+		}
+	})
+	r.url = through
+	if got := r.refusal(r.start("two")); !strings.Contains(got, "past the checkpoint") {
+		t.Errorf("got %s", got)
+	}
+	if err := <-moved; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What was judged is one server, and what is read may be another when the name in source.url leads elsewhere meanwhile.
+func TestAnotherServerAtTheLastMoment(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	run := r.start("one")
+	r.streaming(run)
+	run.stop(t)
+	other, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Stop(context.WithoutCancel(t.Context())) })
+	name := string(r.cfg.Slot)
+	elsewhere := func(database string, statements ...string) {
+		conn, err := pgx.Connect(t.Context(), other.URL(database))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+		for _, sql := range statements {
+			if _, err := conn.Exec(t.Context(), sql); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	elsewhere("postgres", "CREATE DATABASE "+name)
+	if err := migrations.Up(t.Context(), other.URL(name), func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere(name, "CREATE PUBLICATION weir FOR TABLE core.tb_entity_change_log",
+		"SELECT pg_create_logical_replication_slot('"+name+"', 'pgoutput')")
+	there, err := url.Parse(other.URL(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, through := newGate(t, r.url)
+	g.before(func(chunk []byte, _ func()) {
+		if says(chunk, "IDENTIFY_SYSTEM") {
+			g.lead(there.Host)
+		}
+	})
+	r.databaseURL, r.url = r.url, through
+	if got := r.refusal(r.start("two")); !strings.Contains(got, "another cluster") {
+		t.Errorf("got %s", got)
+	}
+}
+
+// The age of the checkpoint is that of its position, however often the stream is taken up again meanwhile.
+func TestCheckpointAgeOutlivesOwners(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	run := r.start("one")
+	r.streaming(run)
+	run.stop(t)
+	r.exec("UPDATE weir.checkpoint SET updated_at = now() - interval '1 hour'")
+	r.reg = prometheus.NewRegistry()
+	r.cfg.Heartbeat = setting.Duration(time.Hour)
+	run = r.start("one")
+	r.streaming(run)
+	families, err := r.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "weir_checkpoint_age_seconds" {
+			if age := f.GetMetric()[0].GetGauge().GetValue(); age < 3500 {
+				t.Errorf("weir_checkpoint_age_seconds is %g", age)
+			}
+		}
+	}
+	if got := r.one("SELECT (updated_at < now() - interval '59 minutes')::text FROM weir.checkpoint"); got != "true" {
+		t.Error("taking the checkpoint makes it look new")
+	}
 }
 
 // An idle stream must not hold up the server's fast shutdown, which waits for its walsender.

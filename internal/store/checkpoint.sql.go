@@ -215,7 +215,8 @@ func (q *Queries) SchemaVersion(ctx context.Context, db DBTX) (int64, error) {
 
 const takeCheckpoint = `-- name: TakeCheckpoint :one
 UPDATE weir.checkpoint
-SET epoch = epoch + 1, owner = $1, server = $2, database_system = $3, updated_at = now()
+SET epoch = epoch + 1, owner = $1, server = $2, database_system = $3
+WHERE epoch = $4
 RETURNING system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
           events, commit_time, created_at, updated_at
 `
@@ -224,6 +225,7 @@ type TakeCheckpointParams struct {
 	Owner          string
 	Server         string
 	DatabaseSystem string
+	Epoch          int64
 }
 
 type TakeCheckpointRow struct {
@@ -244,9 +246,16 @@ type TakeCheckpointRow struct {
 	UpdatedAt        time.Time
 }
 
-// TakeCheckpoint makes the caller the owner. The new epoch fences the owner before: its next advance changes 0 rows.
+// TakeCheckpoint makes the caller the owner of the checkpoint that it has judged: pgx.ErrNoRows when another owner or an
+// adoption has come in between. The new epoch fences the owner before: its next advance changes 0 rows. updated_at stays:
+// it tells how old the position is.
 func (q *Queries) TakeCheckpoint(ctx context.Context, db DBTX, arg TakeCheckpointParams) (TakeCheckpointRow, error) {
-	row := db.QueryRow(ctx, takeCheckpoint, arg.Owner, arg.Server, arg.DatabaseSystem)
+	row := db.QueryRow(ctx, takeCheckpoint,
+		arg.Owner,
+		arg.Server,
+		arg.DatabaseSystem,
+		arg.Epoch,
+	)
 	var i TakeCheckpointRow
 	err := row.Scan(
 		&i.SystemIdentifier,

@@ -37,6 +37,9 @@ func TestCheckpoint(t *testing.T) {
 			taken.DatabaseSystem != "7" {
 			t.Errorf("got %+v", taken)
 		}
+		if _, err := q.TakeCheckpoint(ctx, db, store.TakeCheckpointParams{Owner: "worker-2"}); !errors.Is(err, pgx.ErrNoRows) {
+			t.Errorf("a checkpoint that another has taken since it was read: got error %v, want no rows", err)
+		}
 	})
 }
 
