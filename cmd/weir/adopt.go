@@ -137,7 +137,7 @@ func (a *app) writePlaces(w io.Writer, plan *ops.Adoption) {
 	row("system identifier", there.SystemIdentifier, here.SystemIdentifier)
 	row("timeline", fmt.Sprint(there.Timeline), fmt.Sprint(here.Timeline))
 	row("server", there.Server, here.Server)
-	row("schema weir's system", there.DatabaseSystem, here.DatabaseSystem)
+	row("schema weir", there.DatabaseSystem, here.DatabaseSystem)
 	row("installation", there.Installation, here.Installation)
 	row("slot", there.Slot, here.Slot)
 	row("position", position(there), position(here))

@@ -18,7 +18,7 @@ type Place struct {
 	SystemIdentifier string     `json:"system_identifier"`
 	Timeline         int32      `json:"timeline"`
 	Server           string     `json:"server"`          // port and data directory of the source, as far as known
-	DatabaseSystem   string     `json:"database_system"` // of the cluster with schema weir, "" when not known
+	DatabaseSystem   string     `json:"database_system"` // of the cluster with schema weir, and that database's oid, as far as known
 	Installation     string     `json:"installation"`
 	Slot             string     `json:"slot"`
 	LSN              *event.LSN `json:"lsn"` // null for a slot that is still to be made
@@ -111,7 +111,7 @@ func plan(cfg Config, s *sight) (*Adoption, error) {
 
 func (i identity) place(slot string) Place {
 	return Place{
-		SystemIdentifier: i.System, Timeline: i.Timeline, Server: i.Server.String(), DatabaseSystem: i.DatabaseSystem,
+		SystemIdentifier: i.System, Timeline: i.Timeline, Server: i.Server.String(), DatabaseSystem: i.Home.String(),
 		Installation: i.Installation, Slot: slot,
 	}
 }

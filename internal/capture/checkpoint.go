@@ -152,7 +152,7 @@ func checkpointOf(row store.GetCheckpointRow) *checkpoint {
 	return &checkpoint{
 		identity: identity{
 			System: row.SystemIdentifier, Timeline: row.Timeline, Server: parseServer(row.Server),
-			DatabaseSystem: row.DatabaseSystem, Installation: row.Installation,
+			Home: parseHome(row.DatabaseSystem), Installation: row.Installation,
 		},
 		Slot: row.Slot, Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch, Stored: row.UpdatedAt,
 	}
@@ -161,7 +161,7 @@ func checkpointOf(row store.GetCheckpointRow) *checkpoint {
 // insertCheckpoint changes nothing when another worker was first.
 func insertCheckpoint(ctx context.Context, db store.DBTX, cp checkpoint) error {
 	_, err := store.New().InsertCheckpoint(ctx, db, store.InsertCheckpointParams{
-		SystemIdentifier: cp.System, Timeline: cp.Timeline, Server: cp.Server.String(), DatabaseSystem: cp.DatabaseSystem,
+		SystemIdentifier: cp.System, Timeline: cp.Timeline, Server: cp.Server.String(), DatabaseSystem: cp.Home.String(),
 		Installation: cp.Installation, Slot: cp.Slot, LSN: int64(cp.Position.LSN),
 	})
 	if err != nil {
@@ -175,7 +175,7 @@ func insertCheckpoint(ctx context.Context, db store.DBTX, cp checkpoint) error {
 // from then on.
 func takeCheckpoint(ctx context.Context, db store.DBTX, owner string, start start) (*checkpoint, error) {
 	row, err := store.New().TakeCheckpoint(ctx, db, store.TakeCheckpointParams{
-		Owner: owner, Server: start.id.Server.String(), DatabaseSystem: start.id.DatabaseSystem, Epoch: start.epoch,
+		Owner: owner, Server: start.id.Server.String(), DatabaseSystem: start.id.Home.String(), Epoch: start.epoch,
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("take the checkpoint: %w", errChanged)

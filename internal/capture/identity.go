@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,24 +18,19 @@ import (
 // identity is what tells one pair of servers from another. A dump that is restored elsewhere, and a copy of a data
 // directory, have the checkpoint with them: they must not be taken for the original.
 type identity struct {
-	System         string // the source cluster's system identifier
-	Timeline       int32  // of the source; a new one begins when a standby is promoted
-	Server         server // the source
-	DatabaseSystem string // system identifier of the cluster that holds schema weir; "": it may not be asked
-	Installation   string
+	System       string // the source cluster's system identifier
+	Timeline     int32  // of the source; a new one begins when a standby is promoted
+	Server       server // the source
+	Home         home   // of schema weir
+	Installation string
 }
 
 // or fills in what i does not know.
 func (i identity) or(other identity) identity {
-	if i.DatabaseSystem == "" {
-		i.DatabaseSystem = other.DatabaseSystem
-	}
-	if i.Server.Port == "" {
-		i.Server.Port = other.Server.Port
-	}
-	if i.Server.Directory == "" {
-		i.Server.Directory = other.Server.Directory
-	}
+	i.Home.System = cmp.Or(i.Home.System, other.Home.System)
+	i.Home.Database = cmp.Or(i.Home.Database, other.Home.Database)
+	i.Server.Port = cmp.Or(i.Server.Port, other.Server.Port)
+	i.Server.Directory = cmp.Or(i.Server.Directory, other.Server.Directory)
 	return i
 }
 
@@ -66,8 +62,38 @@ func parseServer(text string) server {
 
 // differs compares what both know.
 func (s server) differs(other server) bool {
-	differ := func(a, b string) bool { return a != "" && b != "" && a != b }
 	return differ(s.Port, other.Port) || differ(s.Directory, other.Directory)
+}
+
+func differ(a, b string) bool { return a != "" && b != "" && a != b }
+
+// home is the database that holds schema weir. A copy of it in the same cluster (CREATE DATABASE … TEMPLATE) has all but
+// the oid of the original.
+type home struct {
+	System   string // the cluster's system identifier; "": it may not be asked
+	Database string // the database's oid; "": a checkpoint of an older version of Weir
+}
+
+const homeDatabase = "database "
+
+// String is the form of weir.checkpoint.database_system.
+func (h home) String() string {
+	switch {
+	case h.Database == "":
+		return h.System
+	case h.System == "":
+		return homeDatabase + h.Database
+	default:
+		return h.System + ", " + homeDatabase + h.Database
+	}
+}
+
+func parseHome(text string) home {
+	if oid, ok := strings.CutPrefix(text, homeDatabase); ok {
+		return home{Database: oid}
+	}
+	system, oid, _ := strings.Cut(text, ", "+homeDatabase)
+	return home{System: system, Database: oid}
 }
 
 // sight is what there is to judge from, at one moment.
@@ -120,7 +146,11 @@ func (s *sight) identify(ctx context.Context, src *pgx.Conn, dst store.DBTX) err
 	if err := s.identifySource(ctx, repl); err != nil {
 		return err
 	}
-	err = dst.QueryRow(ctx, `SELECT system_identifier::text FROM pg_control_system()`).Scan(&s.DatabaseSystem)
+	err = dst.QueryRow(ctx, `SELECT oid::text FROM pg_database WHERE datname = current_database()`).Scan(&s.Home.Database)
+	if err != nil {
+		return fmt.Errorf("identify the database: %w", err)
+	}
+	err = dst.QueryRow(ctx, `SELECT system_identifier::text FROM pg_control_system()`).Scan(&s.Home.System)
 	if err != nil && !hasCode(err, "42501") {
 		return fmt.Errorf("identify the database: %w", err)
 	}
@@ -200,9 +230,12 @@ func (s *sight) sameSource() error {
 	case s.System != cp.System:
 		return &SetupError{fmt.Sprintf("the source is another cluster than the checkpoint's (system identifier %s, not %s): "+
 			"this looks like a restored dump or a copy, so nothing is sent", s.System, cp.System), mend}
-	case s.DatabaseSystem != "" && cp.DatabaseSystem != "" && s.DatabaseSystem != cp.DatabaseSystem:
+	case differ(s.Home.System, cp.Home.System):
 		return &SetupError{fmt.Sprintf("schema weir is in another cluster than it was (system identifier %s, not %s): "+
-			"this looks like a restored dump or a copy, so nothing is sent", s.DatabaseSystem, cp.DatabaseSystem), mend}
+			"this looks like a restored dump or a copy, so nothing is sent", s.Home.System, cp.Home.System), mend}
+	case differ(s.Home.Database, cp.Home.Database):
+		return &SetupError{fmt.Sprintf("schema weir is in another database of the cluster than it was (oid %s, not %s): "+
+			"this looks like a copy or a restored dump, so nothing is sent", s.Home.Database, cp.Home.Database), mend}
 	case s.Timeline != cp.Timeline:
 		return &SetupError{fmt.Sprintf("the source is on timeline %d, the checkpoint on %d: a standby was promoted or a backup "+
 			"restored, so nothing is sent before somebody has looked", s.Timeline, cp.Timeline), mend}

@@ -11,7 +11,7 @@ import (
 // TestStart is the table of docs/start-up.md: what was seen, what a worker does about it, and what weir adopt would do.
 func TestStart(t *testing.T) {
 	t.Parallel()
-	here := identity{System: "1", Timeline: 1, Server: server{"5432", "/data"}, DatabaseSystem: "1"}
+	here := identity{System: "1", Timeline: 1, Server: server{"5432", "/data"}, Home: home{"1", "16384"}}
 	slotAt := func(confirmed event.LSN) *slotRow {
 		return &slotRow{Confirmed: confirmed, Plugin: "pgoutput", Database: "shop", Status: "reserved"}
 	}
@@ -57,7 +57,7 @@ func TestStart(t *testing.T) {
 		"another cluster":                  {slotAt(90), cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", KeepSlot, 90, false},
 		"another cluster, no slot":         {nil, cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", CreateSlot, present, false},
 		"another cluster, slot lost":       {slot(func(s *slotRow) { s.Status = "lost" }), cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", RecreateSlot, present, false},
-		"schema weir restored elsewhere":   {slotAt(90), cp(func(c *checkpoint) { c.DatabaseSystem = "2" }), "", "schema weir is in another cluster", KeepSlot, 100, true},
+		"schema weir restored elsewhere":   {slotAt(90), cp(func(c *checkpoint) { c.Home.System = "2" }), "", "schema weir is in another cluster", KeepSlot, 100, true},
 		"another timeline":                 {slotAt(90), cp(func(c *checkpoint) { c.Timeline = 2 }), "", "timeline", KeepSlot, 100, false},
 		"another timeline, slot ahead":     {slotAt(110), cp(func(c *checkpoint) { c.Timeline = 2 }), "", "timeline", KeepSlot, 110, false},
 		"another timeline, no slot":        {nil, cp(func(c *checkpoint) { c.Timeline = 2 }), "", "timeline", CreateSlot, present, false},
@@ -65,11 +65,15 @@ func TestStart(t *testing.T) {
 			slotAt(90), cp(func(c *checkpoint) { c.Timeline, c.Server = 2, server{"9", "/b"} }), "", "timeline",
 			KeepSlot, 100, false,
 		},
-		"another port":                  {slotAt(90), cp(func(c *checkpoint) { c.Server.Port = "5433" }), "", "copy of the data directory", KeepSlot, 100, true},
-		"another directory":             {slotAt(90), cp(func(c *checkpoint) { c.Server.Directory = "/copy" }), "", "copy of the data directory", KeepSlot, 100, true},
-		"server not known":              {slotAt(90), cp(func(c *checkpoint) { c.Server = server{} }), readOn, "", "", 0, false},
-		"directory not known":           {slotAt(90), cp(func(c *checkpoint) { c.Server.Directory = "" }), readOn, "", "", 0, false},
-		"schema weir's not known":       {slotAt(90), cp(func(c *checkpoint) { c.DatabaseSystem = "" }), readOn, "", "", 0, false},
+		"another port":                   {slotAt(90), cp(func(c *checkpoint) { c.Server.Port = "5433" }), "", "copy of the data directory", KeepSlot, 100, true},
+		"another directory":              {slotAt(90), cp(func(c *checkpoint) { c.Server.Directory = "/copy" }), "", "copy of the data directory", KeepSlot, 100, true},
+		"server not known":               {slotAt(90), cp(func(c *checkpoint) { c.Server = server{} }), readOn, "", "", 0, false},
+		"directory not known":            {slotAt(90), cp(func(c *checkpoint) { c.Server.Directory = "" }), readOn, "", "", 0, false},
+		"schema weir's not known":        {slotAt(90), cp(func(c *checkpoint) { c.Home = home{} }), readOn, "", "", 0, false},
+		"schema weir's of an older form": {slotAt(90), cp(func(c *checkpoint) { c.Home.Database = "" }), readOn, "", "", 0, false},
+		"schema weir copied in its cluster": {
+			slotAt(90), cp(func(c *checkpoint) { c.Home.Database = "16385" }), "", "another database of the cluster", KeepSlot, 100, true,
+		},
 		"another installation":          {slotAt(90), cp(func(c *checkpoint) { c.Installation = "prod" }), "", `installation "prod"`, KeepSlot, 100, true},
 		"checkpoint after the WAL":      {slotAt(90), cp(func(c *checkpoint) { c.Position.LSN = 201 }), "", "older state", KeepSlot, 90, false},
 		"checkpoint where the WAL ends": {slotAt(90), cp(func(c *checkpoint) { c.Position.LSN = 200 }), readOn, "", "", 0, false},
@@ -141,6 +145,20 @@ func documented(name string, got verdict, a *Adoption) string {
 		line += "; changes may be missing"
 	}
 	return line + " |"
+}
+
+func TestHomeText(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]home{
+		"":                                    {},
+		"7301234567890123456":                 {System: "7301234567890123456"},
+		"database 16401":                      {Database: "16401"},
+		"7301234567890123456, database 16401": {System: "7301234567890123456", Database: "16401"},
+	} {
+		if got := parseHome(text); got != want || got.String() != text {
+			t.Errorf("%q: got %+v, which is %q", text, got, got)
+		}
+	}
 }
 
 func TestServerText(t *testing.T) {

@@ -1,6 +1,7 @@
 package capture_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -171,6 +172,47 @@ func TestAnotherServerAtTheLastMoment(t *testing.T) {
 	})
 	r.databaseURL, r.url = r.url, through
 	if got := r.refusal(r.start("two")); !strings.Contains(got, "another cluster") {
+		t.Errorf("got %s", got)
+	}
+}
+
+// A copy of schema weir's database in its own cluster has everything but the oid, and reads the same slot.
+func TestCopyOfSchemaWeirInItsCluster(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.databaseURL = postgres.Database(t)
+	original, err := pgx.Connect(t.Context(), r.databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = original.Close(context.WithoutCancel(t.Context())) }()
+	if _, err := original.Exec(t.Context(), sinkTable); err != nil {
+		t.Fatal(err)
+	}
+	run := r.start("one")
+	r.streaming(run)
+	run.stop(t)
+	// What a checkpoint of an older version does not know, it has learned.
+	if _, err := original.Exec(t.Context(), "UPDATE weir.checkpoint SET database_system = split_part(database_system, ',', 1)"); err != nil {
+		t.Fatal(err)
+	}
+	r.streaming(r.start("again"))
+
+	copied := postgres.Database(t)
+	other, err := pgx.Connect(t.Context(), copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close(context.WithoutCancel(t.Context())) }()
+	var row bytes.Buffer
+	if _, err := original.PgConn().CopyTo(t.Context(), &row, "COPY weir.checkpoint TO STDOUT"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.PgConn().CopyFrom(t.Context(), &row, "COPY weir.checkpoint FROM STDIN"); err != nil {
+		t.Fatal(err)
+	}
+	r.databaseURL = copied
+	if got := r.refusal(r.start("two")); !strings.Contains(got, "another database of the cluster") {
 		t.Errorf("got %s", got)
 	}
 }
