@@ -11,13 +11,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/config"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/ops"
 )
 
 func newAdoptCommand(a *app) *cobra.Command {
 	var deliveries string
-	var yes, dryRun bool
+	var how adoptFlags
 	cmd := &cobra.Command{
 		Use:   "adopt",
 		Short: "Let workers go on from a checkpoint that they refuse",
@@ -25,90 +26,122 @@ func newAdoptCommand(a *app) *cobra.Command {
 copy, a standby was promoted, the slot is gone or was moved, the installation has another name. Adopt says what differs and
 what may be missing, makes the slot where there is none, and makes the checkpoint that of this source.
 
-In a copy, unfinished deliveries are also the original's: say with --deliveries whether they are sent from here.`,
+In a copy, unfinished deliveries are also the original's: say with --deliveries whether they are sent from here.
+
+A slot in another cluster is older than what was restored into that: it would deliver the whole change log once more. So
+it is dropped and made again, unless you say --keep-slot.`,
 		Args: noArguments,
 		RunE: a.does(func(ctx context.Context, _ []string) error {
-			unfinished := ops.Unfinished(deliveries)
-			if deliveries != "" && unfinished != ops.KeepUnfinished && unfinished != ops.CancelUnfinished {
+			how.unfinished = ops.Unfinished(deliveries)
+			if deliveries != "" && how.unfinished != ops.KeepUnfinished && how.unfinished != ops.CancelUnfinished {
 				return wrongUse("--deliveries %q: expected keep or cancel", deliveries)
 			}
-			return a.adopt(ctx, unfinished, yes, dryRun)
+			return a.adopt(ctx, how)
 		}),
 	}
 	cmd.Flags().StringVar(&deliveries, "deliveries", "", "what becomes of unfinished deliveries: `keep|cancel`")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, dryRunUsage)
+	cmd.Flags().BoolVar(&how.yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&how.dryRun, "dry-run", false, dryRunUsage)
+	cmd.Flags().BoolVar(&how.keepSlot, "keep-slot", false, "keep the slot in another cluster, too, and deliver what it holds")
 	return cmd
 }
 
-func (a *app) adopt(ctx context.Context, unfinished ops.Unfinished, yes, dryRun bool) error {
+type adoptFlags struct {
+	unfinished            ops.Unfinished
+	yes, dryRun, keepSlot bool
+}
+
+func (a *app) adopt(ctx context.Context, how adoptFlags) error {
 	return a.withBoth(ctx, func(s *settings, conn, source *pgx.Conn) error {
-		if s.file == nil && s.mistakes != nil { // which slot and which installation?
-			return s.mistakes
+		if err := a.knowsPlaces(ctx, s); err != nil {
+			return err
 		}
-		plan, err := ops.PlanAdoption(ctx, conn, source, s.capture, s.name)
+		plan, err := ops.PlanAdoption(ctx, conn, source, s.capture, capture.AdoptOptions{Installation: s.name, KeepSlot: how.keepSlot})
 		if err != nil {
 			return err
 		}
 		oneDatabase := s.source == s.database
-		if plan.Problem == "" || dryRun {
-			return a.print(plan, func(w io.Writer) { a.writeAdoption(w, plan, oneDatabase) })
+		if plan.Problem == "" || how.dryRun {
+			return a.print(plan, func(w io.Writer) { a.writePlan(w, plan, oneDatabase) })
 		}
-		if plan.Unfinished > 0 && unfinished == "" {
+		if plan.Foreign && plan.Unfinished > 0 && how.unfinished == "" {
 			return wrongUse("%s came along: --deliveries keep sends what is unfinished from here, --deliveries cancel does not",
 				count(plan.Unfinished, "unfinished delivery"))
 		}
-		if !yes {
-			a.writeAdoption(a.stderr, plan, oneDatabase)
+		if !how.yes {
+			a.writePlan(a.stderr, plan, oneDatabase)
 			if err := a.confirm(ctx, false, "adopt the checkpoint"); err != nil {
 				return err
 			}
 		}
 		logger := slog.New(slog.NewTextHandler(a.stderr, nil))
-		if err := plan.Apply(ctx, unfinished, logger); err != nil {
+		if err := plan.Apply(ctx, how.unfinished, logger); err != nil {
 			return err
 		}
-		return a.print(plan, func(w io.Writer) { a.writeAdoption(w, plan, oneDatabase) })
+		return a.print(plan, func(w io.Writer) {
+			if how.yes {
+				a.writePlan(w, plan, oneDatabase)
+			} else {
+				a.writeActs(w, plan)
+			}
+			fmt.Fprintln(w, "The checkpoint is adopted: start a worker.")
+		})
 	})
 }
 
-func (a *app) writeAdoption(w io.Writer, plan *ops.Adoption, oneDatabase bool) {
+// knowsPlaces refuses a file that does not say which slot and which installation: what is adopted is written down.
+func (a *app) knowsPlaces(ctx context.Context, s *settings) error {
+	if s.path == "" {
+		return nil
+	}
+	_, err := config.Load(ctx, config.Options{Path: s.path, Lookup: a.lookupDatabase, OnlyPlaces: true})
+	return err
+}
+
+// writePlan tells the whole of it, before or after it is done.
+func (a *app) writePlan(w io.Writer, plan *ops.Adoption, oneDatabase bool) {
 	switch {
+	case plan.Problem != "":
 	case plan.Checkpoint == nil:
 		fmt.Fprintln(w, "nothing to adopt: there is no checkpoint yet, a worker makes it")
 		return
-	case plan.Problem == "":
+	default:
 		fmt.Fprintln(w, "nothing to adopt: workers start from the checkpoint as it is")
 		return
 	}
 	fmt.Fprintf(w, "A worker refuses: %s.\n\n", plan.Problem)
 	a.writePlaces(w, plan)
+	fmt.Fprintln(w)
+	a.writeActs(w, plan)
+	a.writeMissing(w, plan, oneDatabase)
+}
+
+func (a *app) writeActs(w io.Writer, plan *ops.Adoption) {
 	done := func(present, past string) string {
 		if plan.Done {
 			return past
 		}
 		return present
 	}
-	fmt.Fprintln(w)
 	switch plan.Slot {
 	case capture.CreateSlot:
 		fmt.Fprintf(w, "%s slot %s.\n", done("It makes", "Made"), plan.Present.Slot)
 	case capture.RecreateSlot:
-		fmt.Fprintf(w, "%s the lost slot %s again.\n", done("It drops and makes", "Dropped and made"), plan.Present.Slot)
+		fmt.Fprintf(w, "%s slot %s again; what it still held is not delivered.\n", done("It drops and makes", "Dropped and made"), plan.Present.Slot)
 	case capture.KeepSlot:
+	}
+	if plan.Restored {
+		fmt.Fprintf(w, "Slot %s is kept: workers deliver all that was committed here since %s, a restore's rows included. Rows that\n"+
+			"weir.event has already become dead letters.\n", plan.Present.Slot, plan.Present.LSN)
 	}
 	if plan.Unfinished > 0 {
 		fmt.Fprintf(w, "%s, %s.\n", count(plan.Unfinished, "unfinished delivery"), unfinishedText(plan))
-	}
-	a.writeMissing(w, plan, oneDatabase)
-	if plan.Done {
-		fmt.Fprintln(w, "The checkpoint is adopted: start a worker.")
 	}
 }
 
 func unfinishedText(plan *ops.Adoption) string {
 	switch {
-	case !plan.Done:
+	case !plan.Done && plan.Foreign:
 		return "to be kept or cancelled (--deliveries)"
 	case plan.Cancelled > 0:
 		return fmt.Sprintf("of which %d were cancelled", plan.Cancelled)
@@ -118,7 +151,11 @@ func unfinishedText(plan *ops.Adoption) string {
 }
 
 func (a *app) writePlaces(w io.Writer, plan *ops.Adoption) {
-	there, here := *plan.Checkpoint, plan.Present
+	var there capture.Place
+	if plan.Checkpoint != nil {
+		there = *plan.Checkpoint
+	}
+	here := plan.Present
 	position := func(p capture.Place) string {
 		if p.LSN == nil {
 			return "the present"
@@ -135,13 +172,24 @@ func (a *app) writePlaces(w io.Writer, plan *ops.Adoption) {
 		t.add(c(name), c(orDash(was)), cell{orDash(is), style})
 	}
 	row("system identifier", there.SystemIdentifier, here.SystemIdentifier)
-	row("timeline", fmt.Sprint(there.Timeline), fmt.Sprint(here.Timeline))
+	row("timeline", timeline(there), timeline(here))
 	row("server", there.Server, here.Server)
 	row("schema weir", there.DatabaseSystem, here.DatabaseSystem)
 	row("installation", there.Installation, here.Installation)
 	row("slot", there.Slot, here.Slot)
-	row("position", position(there), position(here))
+	was := ""
+	if plan.Checkpoint != nil {
+		was = position(there)
+	}
+	row("position", was, position(here))
 	t.write(a, w)
+}
+
+func timeline(p capture.Place) string {
+	if p.Timeline == 0 {
+		return ""
+	}
+	return fmt.Sprint(p.Timeline)
 }
 
 // writeMissing names what will not be delivered.
@@ -152,9 +200,11 @@ func (a *app) writeMissing(w io.Writer, plan *ops.Adoption, oneDatabase bool) {
 	}
 	since := time.Time(plan.Since).UTC().Format(time.RFC3339)
 	switch lsn := plan.Present.LSN; {
-	case lsn == nil:
+	case time.Time(plan.Since).IsZero():
+		fmt.Fprintln(w, "Changes that were committed until now may be missing.")
+	case lsn == nil || plan.Slot != capture.KeepSlot:
 		fmt.Fprintf(w, "Changes that were committed between %s and now may be missing.\n", since)
-	case *lsn == *plan.Checkpoint.LSN:
+	case plan.Checkpoint != nil && *lsn == *plan.Checkpoint.LSN:
 		fmt.Fprintf(w, "Changes that the server before this one committed last, about %s, may be missing here or be others.\n", since)
 	default:
 		fmt.Fprintf(w, "Changes that were committed after %s and before position %s may be missing.\n", since, lsn)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -41,7 +43,11 @@ func TestAdopt(t *testing.T) {
 	}
 	yes := no
 	yes.stdin = "y\n"
-	yes.run(t).exits(0).says("Made slot "+slot, "of which 2 were cancelled", "The checkpoint is adopted: start a worker.")
+	asked := yes.run(t).exits(0).complains("A worker refuses").
+		says("Made slot "+slot, "of which 2 were cancelled", "The checkpoint is adopted: start a worker.")
+	if strings.Contains(asked.stdout, "A worker refuses") {
+		t.Errorf("it says everything twice:\n%s", asked.stdout)
+	}
 	if got := states(t, db); got != "cancelled 0, cancelled 0" {
 		t.Errorf("jobs after a yes: %s", got)
 	}
@@ -50,14 +56,88 @@ func TestAdopt(t *testing.T) {
 
 	// A slot that is gone: the present, and what may be missing.
 	exec(t, db, `SELECT pg_drop_replication_slot($1)`, slot)
-	gone := adopt("--yes").exits(0).says("slot "+slot+" does not exist", "Made slot")
+	gone := adopt("--dry-run").exits(0).says("slot "+slot+" does not exist", "It makes slot")
 	if strings.Contains(gone.stdout, "unfinished") {
 		t.Errorf("there is nothing unfinished:\n%s", gone.stdout)
 	}
+	// What is unfinished is nobody else's: nothing to ask.
+	exec(t, db, `INSERT INTO weir.river_job (kind, queue, max_attempts, state, args) VALUES ('weir_log', 'log', 5, 'available', '{}')`)
+	adopt("--yes").exits(0).says("slot "+slot+" does not exist", "Made slot", "1 unfinished delivery, which workers send from here")
 	var epoch int
 	check(t, db.QueryRow(t.Context(), `SELECT epoch FROM weir.checkpoint`).Scan(&epoch))
 	if epoch != 9 {
 		t.Errorf("epoch %d, want one more for each adoption", epoch)
+	}
+}
+
+// TestAdoptAnotherClustersSlot: a slot that is older than the restore would deliver all of that.
+func TestAdoptAnotherClustersSlot(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		args string
+		says []string
+		kept bool
+	}{
+		"by default":  {"--yes", []string{"Dropped and made slot", "again; what it still held is not delivered"}, false},
+		"--keep-slot": {"--keep-slot", []string{"is kept: workers deliver all that was committed here since", "dead letters"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url, db := database(t)
+			path, slot := slotFile(t, db, "")
+			exec(t, db, `INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn) VALUES ('1', 1, '', $1, 'FF/1000')`, slot)
+			exec(t, db, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, slot)
+			position := func() (lsn string) {
+				check(t, db.QueryRow(t.Context(), `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1`, slot).Scan(&lsn))
+				return lsn
+			}
+			before := position()
+			exec(t, db, `SELECT pg_logical_emit_message(true, 'test', 'restored')`)
+			weir(t, "adopt", "--config", path, "--database-url", url, "--yes", tc.args).exits(0).says(tc.says...)
+			if after := position(); (after == before) != tc.kept {
+				t.Errorf("the slot was at %s and is at %s", before, after)
+			}
+			var at string
+			check(t, db.QueryRow(t.Context(), `SELECT lsn::text FROM weir.checkpoint`).Scan(&at))
+			if at != position() {
+				t.Errorf("the checkpoint is at %s, the slot at %s", at, position())
+			}
+		})
+	}
+}
+
+// TestAdoptLostCheckpoint: events without a checkpoint are no first start.
+func TestAdoptLostCheckpoint(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	path, slot := slotFile(t, db, "")
+	exec(t, db, `INSERT INTO weir.river_job (kind, queue, max_attempts, state, args) VALUES ('weir_log', 'log', 5, 'available', '{}')`)
+	adopt := func(args ...string) result {
+		t.Helper()
+		return weir(t, append([]string{"adopt", "--config", path, "--database-url", url}, args...)...)
+	}
+	adopt("--dry-run").exits(0).says("A worker refuses: there is no checkpoint", "It makes slot "+slot, "the present", "until now may be missing")
+	adopt("--yes").exits(2).complains("1 unfinished delivery came along")
+	adopt("--yes", "--deliveries", "cancel").exits(0).says("Made slot "+slot, "of which 1 were cancelled", "start a worker")
+	adopt().exits(0).says("nothing to adopt: workers start from the checkpoint as it is")
+	weir(t, "doctor", "--config", path, "--database-url", url).exits(0)
+}
+
+// TestAdoptUnsetVariable: the name of an installation that nobody has set is not to be written down.
+func TestAdoptUnsetVariable(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	for _, text := range []string{"installation: ${INSTALLATION}\n", "source: {slot: \"${SLOT}\"}\n"} {
+		path := filepath.Join(t.TempDir(), "weir.yaml")
+		check(t, os.WriteFile(path, []byte(text+"observers: {x: {entity: Order, actions: [{type: webhook, url: \"${URL}\"}]}}\n"), 0o600))
+		exec(t, db, `INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn) VALUES ('1', 1, 'x', 'weir', '0/1000')
+			ON CONFLICT DO NOTHING`)
+		weir(t, "adopt", "--config", path, "--database-url", url, "--yes").exits(3).complains("is not set", ":1:")
+	}
+	var installation string
+	check(t, db.QueryRow(t.Context(), `SELECT installation FROM weir.checkpoint`).Scan(&installation))
+	if installation != "x" {
+		t.Errorf("the checkpoint belongs to %q", installation)
 	}
 }
 

@@ -4,8 +4,13 @@ SELECT system_identifier, timeline, server, database_system, installation, slot,
        events, commit_time, created_at, updated_at
 FROM weir.checkpoint;
 
+-- name: SchemaUsed :one
+-- SchemaUsed says whether anything was ever ingested that is still here. Ask before GetCheckpoint: what is here then came
+-- with a checkpoint, so that none afterwards means that it is gone.
+SELECT (EXISTS (SELECT FROM weir.event) OR EXISTS (SELECT FROM weir.river_job WHERE kind <> 'weir_housekeeping'))::boolean;
+
 -- name: InsertCheckpoint :execrows
--- InsertCheckpoint is for the first start: it changes nothing (0 rows) when there is a checkpoint already.
+-- InsertCheckpoint is for the first start, and for one that was lost: it changes nothing (0 rows) when there is a checkpoint already.
 INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn)
 VALUES (@system_identifier, @timeline, @server, @database_system, @installation, @slot, '0/0'::pg_lsn + @lsn::bigint)
 ON CONFLICT DO NOTHING;

@@ -30,7 +30,8 @@ func (p *Place) at(pos event.Position) { p.LSN, p.TxIndex = &pos.LSN, pos.Index 
 // SlotAct is what an adoption does with the slot.
 type SlotAct string
 
-// A slot is kept where there is a usable one.
+// A slot is kept where there is a usable one, except in another cluster: there it is older than what was restored into it,
+// so it would deliver all of that.
 const (
 	KeepSlot     SlotAct = "keep"
 	CreateSlot   SlotAct = "create"
@@ -39,12 +40,16 @@ const (
 
 // Adoption is what it takes to let workers go on from a checkpoint that they refuse.
 type Adoption struct {
-	Problem    string  `json:"problem"` // why they refuse; "" when they do not, so that nothing is to be done
-	Checkpoint *Place  `json:"checkpoint"`
-	Present    Place   `json:"present"` // what the checkpoint would become
+	Problem    string  `json:"problem"`    // why they refuse; "" when they do not, so that nothing is to be done
+	Checkpoint *Place  `json:"checkpoint"` // null: there is none
+	Present    Place   `json:"present"`    // what the checkpoint would become
 	Slot       SlotAct `json:"slot"`
 	// Continuous says that no change between the two places can be missing.
 	Continuous bool `json:"continuous"`
+	// Foreign says that the checkpoint may be another installation's, and so may be what came along with it.
+	Foreign bool `json:"foreign"`
+	// Restored says that the slot that is kept is older than what was restored into its cluster.
+	Restored bool `json:"restored"`
 
 	epoch int64
 }
@@ -60,18 +65,25 @@ func CheckStart(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, 
 	return err
 }
 
+// AdoptOptions say how to adopt.
+type AdoptOptions struct {
+	Installation string
+	// KeepSlot keeps the slot also where the source is another cluster than the checkpoint's: its changes are delivered.
+	KeepSlot bool
+}
+
 // PlanAdoption says what an adoption would do, and changes nothing. A *SetupError says that it cannot be done.
-func PlanAdoption(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, installation string) (*Adoption, error) {
+func PlanAdoption(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, opts AdoptOptions) (*Adoption, error) {
 	cfg = cfg.WithDefaults()
-	seen, err := look(ctx, src, dst, cfg, installation)
+	seen, err := look(ctx, src, dst, cfg, opts.Installation)
 	if err != nil {
 		return nil, err
 	}
-	return plan(cfg, seen)
+	return plan(cfg, seen, opts.KeepSlot)
 }
 
 // plan is pure.
-func plan(cfg Config, s *sight) (*Adoption, error) {
+func plan(cfg Config, s *sight, keepSlot bool) (*Adoption, error) {
 	_, err := judge(cfg, s)
 	var refused *SetupError
 	if err != nil && !errors.As(err, &refused) {
@@ -88,22 +100,23 @@ func plan(cfg Config, s *sight) (*Adoption, error) {
 		return a, nil
 	case s.slot != nil && s.slot.Active:
 		return nil, &SetupError{fmt.Sprintf("slot %s is being read", cfg.Slot), "stop the workers, then run weir adopt again"}
-	case s.slot != nil && s.slot.Status != lost && s.slot.usable(cfg, s.database, true) != nil, s.checkpoint == nil:
+	case s.slot != nil && s.slot.Status != lost && s.slot.usable(cfg, s.database, true) != nil, s.checkpoint == nil && !s.used:
 		return nil, refused // no matter of the checkpoint
 	}
-	a.Problem = refused.Problem
 	cp := s.checkpoint
+	a.Problem, a.Foreign = refused.Problem, cp == nil || s.sameSource() != nil
+	elsewhere := cp != nil && s.System != cp.System
 	switch {
 	case s.slot == nil:
 		a.Slot, a.Continuous = CreateSlot, false
-	case s.slot.Status == lost:
+	case s.slot.Status == lost, elsewhere && !keepSlot:
 		a.Slot, a.Continuous = RecreateSlot, false
-	case s.System == cp.System && s.slot.Confirmed <= cp.Position.LSN && cp.Position.LSN <= s.written:
+	case cp != nil && s.System == cp.System && s.slot.Confirmed <= cp.Position.LSN && cp.Position.LSN <= s.written:
 		// The slot still has what comes after the checkpoint. On another timeline that may be something else.
 		a.Continuous = s.Timeline == cp.Timeline
 		a.Present.at(cp.Position)
 	default:
-		a.Continuous = false
+		a.Continuous, a.Restored = false, elsewhere
 		a.Present.at(event.Position{LSN: s.slot.Confirmed})
 	}
 	return a, nil
@@ -119,12 +132,15 @@ func (i identity) place(slot string) Place {
 // Apply does what the plan says. Broken off, it may be planned and applied again.
 func (a *Adoption) Apply(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, logger *slog.Logger) error {
 	cfg = cfg.WithDefaults()
+	if _, err := src.Exec(ctx, endless); err != nil {
+		return fmt.Errorf("lift the time limits of the session: %w", err)
+	}
 	if err := prepare(ctx, src, cfg); err != nil {
 		return err
 	}
 	if a.Slot == RecreateSlot {
 		if _, err := src.Exec(ctx, `SELECT pg_drop_replication_slot($1)`, string(cfg.Slot)); err != nil {
-			return fmt.Errorf("drop the lost slot %s: %w", cfg.Slot, err)
+			return fmt.Errorf("drop slot %s: %w", cfg.Slot, err)
 		}
 	}
 	if a.Slot != KeepSlot {
@@ -132,11 +148,7 @@ func (a *Adoption) Apply(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg
 			return err
 		}
 	}
-	p := a.Present
-	changed, err := store.New().AdoptCheckpoint(ctx, dst, store.AdoptCheckpointParams{
-		SystemIdentifier: p.SystemIdentifier, Timeline: p.Timeline, Server: p.Server, DatabaseSystem: p.DatabaseSystem,
-		Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN), TxIndex: p.TxIndex, Epoch: a.epoch,
-	})
+	changed, err := a.store(ctx, dst)
 	if err != nil {
 		return fmt.Errorf("store the checkpoint: %w", err)
 	}
@@ -144,6 +156,21 @@ func (a *Adoption) Apply(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg
 		return errors.New("a worker has taken the checkpoint meanwhile: run weir adopt again")
 	}
 	return nil
+}
+
+// store changes nothing (0) when somebody was quicker.
+func (a *Adoption) store(ctx context.Context, dst store.DBTX) (int64, error) {
+	p := a.Present
+	if a.Checkpoint == nil {
+		return store.New().InsertCheckpoint(ctx, dst, store.InsertCheckpointParams{
+			SystemIdentifier: p.SystemIdentifier, Timeline: p.Timeline, Server: p.Server, DatabaseSystem: p.DatabaseSystem,
+			Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN),
+		})
+	}
+	return store.New().AdoptCheckpoint(ctx, dst, store.AdoptCheckpointParams{
+		SystemIdentifier: p.SystemIdentifier, Timeline: p.Timeline, Server: p.Server, DatabaseSystem: p.DatabaseSystem,
+		Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN), TxIndex: p.TxIndex, Epoch: a.epoch,
+	})
 }
 
 // makeSlot begins at the present.
@@ -163,13 +190,16 @@ func (a *Adoption) makeSlot(ctx context.Context, src *pgx.Conn, cfg Config, logg
 	return nil
 }
 
-// MissingChanges is a query for the rows of the change log that were not ingested, of those written since a time. It needs
-// both tables in one database; "" when no change log is captured.
+// longestTransaction is how long before its commit a row may have been written: created_at is when its transaction began.
+const longestTransaction = 24 * time.Hour
+
+// MissingChanges is a query for the rows of the change log that were not ingested, of those that were committed since a
+// time. It needs both tables in one database; "" when no change log is captured.
 func MissingChanges(cfg Config, since time.Time) string {
 	cfg = cfg.WithDefaults()
 	if *cfg.ChangeLog == (Table{}) {
 		return ""
 	}
 	return fmt.Sprintf("SELECT l.* FROM %s l WHERE l.created_at >= '%s' AND NOT EXISTS (SELECT FROM weir.event e "+
-		"WHERE e.id = l.id AND e.pk = l.pk_entity_change_log);", cfg.ChangeLog.SQL(), since.UTC().Format(time.RFC3339))
+		"WHERE e.id = l.id AND e.pk = l.pk_entity_change_log);", cfg.ChangeLog.SQL(), since.Add(-longestTransaction).UTC().Format(time.RFC3339))
 }

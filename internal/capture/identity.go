@@ -102,15 +102,21 @@ type sight struct {
 	database   string      // the source's
 	written    event.LSN   // where the source's WAL ends
 	slot       *slotRow    // nil: there is none
-	checkpoint *checkpoint // nil: there is none yet
+	checkpoint *checkpoint // nil: there is none
+	used       bool        // schema weir holds events or jobs, so there was one
 }
 
-// look reads slot, checkpoint and identity, in this order: the checkpoint is never behind what the slot was told, and the
-// WAL never ends before the checkpoint, so each that is read later cannot look overtaken only because the owner was quick.
+// look reads slot, events, checkpoint and identity, in this order: the checkpoint is never behind what the slot was told,
+// nor is there an event before there is a checkpoint, and the WAL never ends before the checkpoint. So each that is read
+// later cannot look overtaken only because the owner was quick.
 func look(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, installation string) (*sight, error) {
 	slot, err := readSlot(ctx, src, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("read the slot: %w", err)
+	}
+	used, err := store.New().SchemaUsed(ctx, dst)
+	if err != nil {
+		return nil, fmt.Errorf("look for events: %w", migrationsMissing(err))
 	}
 	cp, err := readCheckpoint(ctx, dst)
 	if err != nil {
@@ -126,7 +132,7 @@ func look(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, instal
 			}
 		}
 	}
-	seen := &sight{slot: slot, checkpoint: cp}
+	seen := &sight{slot: slot, checkpoint: cp, used: used}
 	seen.Installation = installation
 	if err := seen.identify(ctx, src, dst); err != nil {
 		return nil, err
@@ -195,11 +201,14 @@ func judge(cfg Config, s *sight) (verdict, error) {
 		}
 	}
 	if s.slot != nil {
-		if err := s.slot.usable(cfg, s.database, s.checkpoint != nil); err != nil {
+		if err := s.slot.usable(cfg, s.database, s.checkpoint != nil || s.used); err != nil {
 			return "", err
 		}
 	}
 	switch cp := s.checkpoint; {
+	case cp == nil && s.used:
+		return "", &SetupError{"there is no checkpoint, but schema weir has events or deliveries: the checkpoint was deleted, or not " +
+			"restored with the rest, so nothing is sent", gapHint}
 	case s.slot == nil && cp == nil:
 		return createTheSlot, nil
 	case cp == nil:

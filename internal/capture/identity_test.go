@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fraiseql/weir/internal/event"
 )
@@ -33,7 +34,7 @@ func TestStart(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		slot    *slotRow
-		cp      *checkpoint
+		cp      *checkpoint // nil, and the name begins with "checkpoint gone": there are events
 		want    verdict
 		refusal string // part of it
 
@@ -54,7 +55,11 @@ func TestStart(t *testing.T) {
 		"slot of another database":         {slot(func(s *slotRow) { s.Database = "blog" }), same, "", "something else", "", 0, false},
 		"checkpoint of another slot":       {slotAt(90), cp(func(c *checkpoint) { c.Slot = "other" }), "", "belongs to slot other", KeepSlot, 100, true},
 		"checkpoint of another slot, none": {nil, cp(func(c *checkpoint) { c.Slot = "other" }), "", "belongs to slot other", CreateSlot, present, false},
-		"another cluster":                  {slotAt(90), cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", KeepSlot, 90, false},
+		"checkpoint gone":                  {slotAt(90), nil, "", "there is no checkpoint", KeepSlot, 90, false},
+		"checkpoint gone, no slot":         {nil, nil, "", "there is no checkpoint", CreateSlot, present, false},
+		"checkpoint gone, slot lost":       {slot(func(s *slotRow) { s.Status = "lost" }), nil, "", "is lost", RecreateSlot, present, false},
+		"another cluster":                  {slotAt(90), cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", RecreateSlot, present, false},
+		"another cluster, --keep-slot":     {slotAt(90), cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", KeepSlot, 90, false},
 		"another cluster, no slot":         {nil, cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", CreateSlot, present, false},
 		"another cluster, slot lost":       {slot(func(s *slotRow) { s.Status = "lost" }), cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", RecreateSlot, present, false},
 		"schema weir restored elsewhere":   {slotAt(90), cp(func(c *checkpoint) { c.Home.System = "2" }), "", "schema weir is in another cluster", KeepSlot, 100, true},
@@ -85,13 +90,16 @@ func TestStart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := &sight{identity: here, database: "shop", written: 200, slot: tc.slot, checkpoint: tc.cp}
+			s := &sight{
+				identity: here, database: "shop", written: 200, slot: tc.slot, checkpoint: tc.cp,
+				used: tc.cp != nil || strings.HasPrefix(name, "checkpoint gone"),
+			}
 			cfg := Config{}.WithDefaults()
 			got, err := judge(cfg, s)
 			if got != tc.want || (err == nil) != (tc.refusal == "") || (err != nil && !strings.Contains(err.Error(), tc.refusal)) {
 				t.Errorf("got %q, %v; want %q, error with %q", got, err, tc.want, tc.refusal)
 			}
-			a, adoptErr := plan(cfg, s)
+			a, adoptErr := plan(cfg, s, strings.HasSuffix(name, "--keep-slot"))
 			if line := documented(name, got, a); !strings.Contains(string(page), line) {
 				t.Errorf("docs/start-up.md lacks the line\n%s", line)
 			}
@@ -113,8 +121,17 @@ func TestStart(t *testing.T) {
 			if a.Present.LSN != nil {
 				from = *a.Present.LSN
 			}
-			if a.Slot != tc.adopt || from != tc.from || a.Continuous != tc.continuous || a.Problem == "" || a.epoch != 3 {
+			if a.Slot != tc.adopt || from != tc.from || a.Continuous != tc.continuous || a.Problem == "" {
 				t.Errorf("adopt: %+v; want slot %s, position %s, continuous %t", a, tc.adopt, tc.from, tc.continuous)
+			}
+			if tc.cp == nil {
+				return
+			}
+			if a.epoch != 3 {
+				t.Errorf("adopt: epoch %d", a.epoch)
+			}
+			if foreign := strings.HasPrefix(name, "slot ") && tc.cp.Installation == "" || strings.HasPrefix(name, "checkpoint of"); foreign == a.Foreign {
+				t.Errorf("adopt: foreign is %t", a.Foreign)
 			}
 			if keeps := from == tc.cp.Position.LSN; keeps != (a.Present.TxIndex == 7) {
 				t.Errorf("adopt: index %d at %s", a.Present.TxIndex, from)
@@ -136,7 +153,7 @@ func documented(name string, got verdict, a *Adoption) string {
 	switch {
 	case a.Present.LSN == nil:
 		line += "the present"
-	case *a.Present.LSN == *a.Checkpoint.LSN:
+	case a.Checkpoint != nil && *a.Present.LSN == *a.Checkpoint.LSN:
 		line += "the checkpoint"
 	default:
 		line += "the slot's position"
@@ -145,6 +162,15 @@ func documented(name string, got verdict, a *Adoption) string {
 		line += "; changes may be missing"
 	}
 	return line + " |"
+}
+
+// created_at is when a transaction began, which may be long before it committed.
+func TestMissingChangesBeganEarlier(t *testing.T) {
+	t.Parallel()
+	query := MissingChanges(Config{}, time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC))
+	if !strings.Contains(query, "l.created_at >= '2026-03-01T12:00:00Z'") {
+		t.Errorf("got %s", query)
+	}
 }
 
 func TestHomeText(t *testing.T) {

@@ -73,6 +73,12 @@ func replicationConnect(ctx context.Context, url, clientID string) (*pgconn.PgCo
 	return pgconn.ConnectConfig(ctx, cfg)
 }
 
+// endless lifts the limits that an administrator has set for a role or a database and that would end a session of ours in
+// the middle of its work: making a slot takes as long as others leave transactions open, a stream is idle as long as nobody
+// writes, and the server decodes a large transaction within one of its own. What the server does not know is left out.
+const endless = `SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
+	('statement_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
+
 func setSession(cfg *pgconn.Config, clientID string) {
 	cfg.RuntimeParams["application_name"] = appPrefix + clientID
 	cfg.RuntimeParams["datestyle"] = "ISO"

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"strings"
 	"sync"
@@ -48,34 +49,96 @@ func TestAmbiguousCommit(t *testing.T) {
 }
 
 // Two workers start on a new database at once: the slow one must not take the quick one's checkpoint, which was not
-// there when it looked for the slot, for a slot that was lost.
+// there when it looked for the slot, for a slot that was lost, nor its events for what a lost checkpoint has left.
 func TestFirstStartOfTwo(t *testing.T) {
 	t.Parallel()
+	for _, query := range []string{"SchemaUsed", "GetCheckpoint"} {
+		t.Run(query, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			g, through := newGate(t, r.url)
+			looking, release := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			g.before(func(chunk []byte, _ func()) {
+				if says(chunk, query) {
+					once.Do(func() { close(looking); <-release })
+				}
+			})
+			r.databaseURL = through
+			slow := r.start("two")
+			<-looking
+			r.databaseURL = ""
+			r.streaming(r.start("one"))
+			r.exec(`INSERT INTO weir.river_job (kind, queue, max_attempts, state, args) VALUES ('weir_log', 'log', 5, 'available', '{}')`)
+			close(release)
+			r.await("standing by", func() bool {
+				select {
+				case err := <-slow.done:
+					close(slow.done)
+					t.Fatalf("the second worker ended: %v", err)
+					return false
+				default:
+					return slow.Health().State == capture.Standby
+				}
+			})
+		})
+	}
+}
+
+// A checkpoint that is gone is no first start: what was not read yet would be lost.
+func TestLostCheckpoint(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
-	g, through := newGate(t, r.url)
-	looking, release := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	g.before(func(chunk []byte, _ func()) {
-		if says(chunk, "GetCheckpoint") {
-			once.Do(func() { close(looking); <-release })
-		}
-	})
-	r.databaseURL = through
-	slow := r.start("two")
-	<-looking
-	r.databaseURL = ""
-	r.streaming(r.start("one"))
-	close(release)
-	r.await("standing by", func() bool {
-		select {
-		case err := <-slow.done:
-			close(slow.done)
-			t.Fatalf("the second worker ended: %v", err)
-			return false
-		default:
-			return slow.Health().State == capture.Standby
-		}
-	})
+	r.exec(`INSERT INTO weir.river_job (kind, queue, max_attempts, state, args) VALUES ('weir_housekeeping', 'log', 5, 'available', '{}')`)
+	run := r.start("one")
+	r.streaming(run)
+	run.stop(t)
+	r.exec(`INSERT INTO weir.river_job (kind, queue, max_attempts, state, args) VALUES ('weir_log', 'log', 5, 'available', '{}')`)
+	r.exec("DELETE FROM weir.checkpoint")
+	r.write(1, 1)
+	if got := r.refusal(r.start("two")); !strings.Contains(got, "there is no checkpoint") || !strings.Contains(got, "weir adopt") {
+		t.Errorf("got %s", got)
+	}
+	r.adopt()
+	r.start("three")
+	r.await("what was not read", func() bool { return r.ingested() == "1" })
+}
+
+// adopt does what weir adopt does.
+func (r *rig) adopt() *capture.Adoption {
+	r.t.Helper()
+	plan, err := capture.PlanAdoption(r.t.Context(), r.conn, r.conn, r.cfg, capture.AdoptOptions{})
+	if err == nil {
+		err = plan.Apply(r.t.Context(), r.conn, r.conn, r.cfg, slog.New(slog.NewTextHandler(testWriter{r.t}, nil)))
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return plan
+}
+
+// Making a slot takes as long as others leave transactions open, whatever a statement may take in this database.
+func TestAdoptWaitsForOpenTransactions(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	run := r.start("one")
+	r.streaming(run)
+	run.stop(t)
+	r.exec("SELECT pg_drop_replication_slot($1)", r.cfg.Slot)
+	r.exec("SET statement_timeout = '300ms'")
+	open, err := pgx.Connect(t.Context(), r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open.Exec(t.Context(), "BEGIN; SELECT pg_current_xact_id()"); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	time.AfterFunc(time.Second, func() { ended <- open.Close(context.WithoutCancel(t.Context())) })
+	defer func() { <-ended }()
+	if plan := r.adopt(); plan.Slot != capture.CreateSlot || plan.Foreign {
+		t.Errorf("got %+v", plan)
+	}
 }
 
 // refusal is the error that ends a stream for good.

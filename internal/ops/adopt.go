@@ -29,9 +29,10 @@ const (
 type Adoption struct {
 	capture.Adoption
 
-	// Since is when the last change that was ingested had been committed; what is missing is newer.
+	// Since is when the last change that was ingested had been committed; what is missing is newer. Without a checkpoint it
+	// is when the newest event was ingested, null when there is none.
 	Since event.Time `json:"since"`
-	// Unfinished is how many deliveries came along, to be sent from here or not.
+	// Unfinished is how many deliveries are unfinished. With Foreign they came along, to be sent from here or not.
 	Unfinished int64 `json:"unfinished_deliveries"`
 	// Done is false for a plan. Cancelled is how many deliveries it has cancelled.
 	Done      bool  `json:"done"`
@@ -47,30 +48,42 @@ const cancelBatch = 1000
 
 // PlanAdoption looks at both databases, changes nothing, and says what Apply would do. Nothing is to be done when Problem
 // is empty.
-func PlanAdoption(ctx context.Context, db DB, source *pgx.Conn, cfg capture.Config, installation string) (*Adoption, error) {
+func PlanAdoption(ctx context.Context, db DB, source *pgx.Conn, cfg capture.Config, opts capture.AdoptOptions) (*Adoption, error) {
 	if _, err := CheckMigrated(ctx, db); err != nil {
 		return nil, err
 	}
 	a := &Adoption{db: db, source: source, cfg: cfg.WithDefaults()}
-	plan, err := capture.PlanAdoption(ctx, source, db, cfg, installation)
+	plan, err := capture.PlanAdoption(ctx, source, db, cfg, opts)
 	if err != nil {
 		return nil, err
 	}
 	a.Adoption = *plan
-	if a.Checkpoint != nil {
-		row, err := store.New().GetCheckpoint(ctx, db)
-		if err != nil {
-			return nil, fmt.Errorf("read the checkpoint: %w", err)
-		}
-		a.Since = timeOf(row.CommitTime)
-		if row.CommitTime == nil {
-			a.Since = event.Time(row.CreatedAt)
-		}
+	if a.Since, err = a.lastIngested(ctx); err != nil {
+		return nil, err
 	}
 	if a.Unfinished, err = store.New().CountUnfinished(ctx, db); err != nil {
 		return nil, fmt.Errorf("count the unfinished deliveries: %w", err)
 	}
 	return a, nil
+}
+
+func (a *Adoption) lastIngested(ctx context.Context) (event.Time, error) {
+	if a.Checkpoint == nil {
+		last, err := store.New().LastEvents(ctx, a.db, 1)
+		if err != nil || len(last) == 0 {
+			return event.Time{}, err
+		}
+		return event.Time(last[0].IngestedAt), nil
+	}
+	row, err := store.New().GetCheckpoint(ctx, a.db)
+	switch {
+	case err != nil:
+		return event.Time{}, fmt.Errorf("read the checkpoint: %w", err)
+	case row.CommitTime == nil:
+		return event.Time(row.CreatedAt), nil
+	default:
+		return timeOf(row.CommitTime), nil
+	}
 }
 
 // Apply does what the plan says. No worker may be running: it waits for the leases of those that have just ended. After an

@@ -184,7 +184,7 @@ type InsertCheckpointParams struct {
 	LSN              int64
 }
 
-// InsertCheckpoint is for the first start: it changes nothing (0 rows) when there is a checkpoint already.
+// InsertCheckpoint is for the first start, and for one that was lost: it changes nothing (0 rows) when there is a checkpoint already.
 func (q *Queries) InsertCheckpoint(ctx context.Context, db DBTX, arg InsertCheckpointParams) (int64, error) {
 	result, err := db.Exec(ctx, insertCheckpoint,
 		arg.SystemIdentifier,
@@ -199,6 +199,19 @@ func (q *Queries) InsertCheckpoint(ctx context.Context, db DBTX, arg InsertCheck
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const schemaUsed = `-- name: SchemaUsed :one
+SELECT (EXISTS (SELECT FROM weir.event) OR EXISTS (SELECT FROM weir.river_job WHERE kind <> 'weir_housekeeping'))::boolean
+`
+
+// SchemaUsed says whether anything was ever ingested that is still here. Ask before GetCheckpoint: what is here then came
+// with a checkpoint, so that none afterwards means that it is gone.
+func (q *Queries) SchemaUsed(ctx context.Context, db DBTX) (bool, error) {
+	row := db.QueryRow(ctx, schemaUsed)
+	var column_1 bool
+	err := row.Scan(&column_1)
+	return column_1, err
 }
 
 const schemaVersion = `-- name: SchemaVersion :one

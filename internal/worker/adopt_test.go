@@ -48,7 +48,7 @@ func (r *rig) adopt(t *testing.T, unfinished ops.Unfinished) *ops.Adoption {
 	}
 	defer func() { _ = source.Close(t.Context()) }()
 	cfg := capture.Config{Slot: capture.Name(r.slot)}
-	plan, err := ops.PlanAdoption(t.Context(), r.conn, source, cfg, "")
+	plan, err := ops.PlanAdoption(t.Context(), r.conn, source, cfg, capture.AdoptOptions{})
 	if err == nil {
 		err = plan.Apply(t.Context(), unfinished, slog.New(slog.DiscardHandler))
 	}
