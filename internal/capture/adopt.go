@@ -59,7 +59,11 @@ type Adoption struct {
 func CheckStart(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, installation string) error {
 	cfg = cfg.WithDefaults()
 	seen, err := look(ctx, src, dst, cfg, installation)
-	if err == nil {
+	if err != nil {
+		return err
+	}
+	if _, err = judge(cfg, seen); err == nil {
+		seen.probe(ctx, src, cfg, probeInPassing)
 		_, err = judge(cfg, seen)
 	}
 	return err
@@ -79,6 +83,7 @@ func PlanAdoption(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config
 	if err != nil {
 		return nil, err
 	}
+	seen.probe(ctx, src, cfg, probeToAdopt)
 	return plan(cfg, seen, opts.KeepSlot)
 }
 
@@ -100,7 +105,7 @@ func plan(cfg Config, s *sight, keepSlot bool) (*Adoption, error) {
 		return a, nil
 	case s.slot != nil && s.slot.Active:
 		return nil, &SetupError{fmt.Sprintf("slot %s is being read", cfg.Slot), "stop the workers, then run weir adopt again"}
-	case s.slot != nil && s.slot.Status != lost && s.slot.usable(cfg, s.database, true) != nil, s.checkpoint == nil && !s.used:
+	case s.slot != nil && s.slot.Status != lost && s.slot.usable(cfg, s.database, true) != nil, s.checkpoint == nil && !s.used && !s.tooOld:
 		return nil, refused // no matter of the checkpoint
 	}
 	cp := s.checkpoint
@@ -109,7 +114,7 @@ func plan(cfg Config, s *sight, keepSlot bool) (*Adoption, error) {
 	switch {
 	case s.slot == nil:
 		a.Slot, a.Continuous = CreateSlot, false
-	case s.slot.Status == lost, elsewhere && !keepSlot:
+	case s.slot.Status == lost, s.tooOld, elsewhere && !keepSlot:
 		a.Slot, a.Continuous = RecreateSlot, false
 	case cp != nil && s.System == cp.System && s.slot.Confirmed <= cp.Position.LSN && cp.Position.LSN <= s.written:
 		// The slot still has what comes after the checkpoint. On another timeline that may be something else.
@@ -129,19 +134,25 @@ func (i identity) place(slot string) Place {
 	}
 }
 
-// Apply does what the plan says. Broken off, it may be planned and applied again.
+// Apply does what the plan says, which is nothing where there is no Problem. Broken off, it may be planned and applied again.
 func (a *Adoption) Apply(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, logger *slog.Logger) error {
+	if a.Problem == "" {
+		return nil
+	}
 	cfg = cfg.WithDefaults()
 	if _, err := src.Exec(ctx, endless); err != nil {
 		return fmt.Errorf("lift the time limits of the session: %w", err)
 	}
-	if err := prepare(ctx, src, cfg); err != nil {
+	if err := checkServer(ctx, src, cfg); err != nil {
 		return err
 	}
-	if a.Slot == RecreateSlot {
+	if a.Slot == RecreateSlot { // first: a publication that is made now would be too young for it
 		if _, err := src.Exec(ctx, `SELECT pg_drop_replication_slot($1)`, string(cfg.Slot)); err != nil {
 			return fmt.Errorf("drop slot %s: %w", cfg.Slot, err)
 		}
+	}
+	if err := prepare(ctx, src, cfg); err != nil {
+		return err
 	}
 	if a.Slot != KeepSlot {
 		if err := a.makeSlot(ctx, src, cfg, logger); err != nil {

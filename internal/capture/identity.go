@@ -104,6 +104,7 @@ type sight struct {
 	slot       *slotRow    // nil: there is none
 	checkpoint *checkpoint // nil: there is none
 	used       bool        // schema weir holds events or jobs, so there was one
+	tooOld     bool        // the slot, for its publication; only a probe finds out
 }
 
 // look reads slot, events, checkpoint and identity, in this order: the checkpoint is never behind what the slot was told,
@@ -211,6 +212,8 @@ func judge(cfg Config, s *sight) (verdict, error) {
 			"restored with the rest, so nothing is sent", gapHint}
 	case s.slot == nil && cp == nil:
 		return createTheSlot, nil
+	case cp == nil && s.tooOld:
+		return "", tooYoung(cfg)
 	case cp == nil:
 		return createTheCheckpoint, nil
 	case cp.Slot != string(cfg.Slot):
@@ -226,6 +229,8 @@ func judge(cfg Config, s *sight) (verdict, error) {
 		return "", &SetupError{
 			fmt.Sprintf("slot %s was moved to %s, past the checkpoint at %s", cfg.Slot, s.slot.Confirmed, cp.Position.LSN), gapHint,
 		}
+	case s.tooOld:
+		return "", tooYoung(cfg)
 	default:
 		return readOn, nil
 	}

@@ -79,10 +79,12 @@ func TestStart(t *testing.T) {
 		"schema weir copied in its cluster": {
 			slotAt(90), cp(func(c *checkpoint) { c.Home.Database = "16385" }), "", "another database of the cluster", KeepSlot, 100, true,
 		},
-		"another installation":          {slotAt(90), cp(func(c *checkpoint) { c.Installation = "prod" }), "", `installation "prod"`, KeepSlot, 100, true},
-		"checkpoint after the WAL":      {slotAt(90), cp(func(c *checkpoint) { c.Position.LSN = 201 }), "", "older state", KeepSlot, 90, false},
-		"checkpoint where the WAL ends": {slotAt(90), cp(func(c *checkpoint) { c.Position.LSN = 200 }), readOn, "", "", 0, false},
-		"slot being read":               {slot(func(s *slotRow) { s.Active = true }), same, readOn, "", "", 0, false},
+		"another installation":                             {slotAt(90), cp(func(c *checkpoint) { c.Installation = "prod" }), "", `installation "prod"`, KeepSlot, 100, true},
+		"checkpoint after the WAL":                         {slotAt(90), cp(func(c *checkpoint) { c.Position.LSN = 201 }), "", "older state", KeepSlot, 90, false},
+		"checkpoint where the WAL ends":                    {slotAt(90), cp(func(c *checkpoint) { c.Position.LSN = 200 }), readOn, "", "", 0, false},
+		"publication younger than the slot":                {slotAt(90), same, "", "is younger", RecreateSlot, present, false},
+		"publication younger than the slot, no checkpoint": {slotAt(90), nil, "", "is younger", RecreateSlot, present, false},
+		"slot being read":                                  {slot(func(s *slotRow) { s.Active = true }), same, readOn, "", "", 0, false},
 		"slot being read, another installation": {
 			slot(func(s *slotRow) { s.Active = true }),
 			cp(func(c *checkpoint) { c.Installation = "prod" }), "", `installation "prod"`, "", 0, false,
@@ -92,7 +94,8 @@ func TestStart(t *testing.T) {
 			t.Parallel()
 			s := &sight{
 				identity: here, database: "shop", written: 200, slot: tc.slot, checkpoint: tc.cp,
-				used: tc.cp != nil || strings.HasPrefix(name, "checkpoint gone"),
+				used:   tc.cp != nil || strings.HasPrefix(name, "checkpoint gone"),
+				tooOld: strings.HasPrefix(name, "publication younger"),
 			}
 			cfg := Config{}.WithDefaults()
 			got, err := judge(cfg, s)
@@ -130,7 +133,7 @@ func TestStart(t *testing.T) {
 			if a.epoch != 3 {
 				t.Errorf("adopt: epoch %d", a.epoch)
 			}
-			if foreign := strings.HasPrefix(name, "slot ") && tc.cp.Installation == "" || strings.HasPrefix(name, "checkpoint of"); foreign == a.Foreign {
+			if foreign := strings.HasPrefix(name, "slot ") && tc.cp.Installation == "" || strings.HasPrefix(name, "checkpoint of") || tc.refusal == "is younger"; foreign == a.Foreign {
 				t.Errorf("adopt: foreign is %t", a.Foreign)
 			}
 			if keeps := from == tc.cp.Position.LSN; keeps != (a.Present.TxIndex == 7) {

@@ -288,7 +288,7 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	s.metrics.storedAt.Store(cp.Stored.UnixNano())
 	batches := make(chan *batch)
 	reader := stream{
-		conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: &stored,
+		cfg: s.cfg, conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: &stored,
 		every: every, metrics: s.metrics,
 	}
 	writer := committer{

@@ -367,6 +367,17 @@ func readSlot(ctx context.Context, conn *pgx.Conn, cfg Config) (*slotRow, error)
 // prepare makes the publication, if it may, and checks the rest of what streaming needs. The slot comes after the
 // publication: a slot cannot decode with a publication that is younger than the position it starts from.
 func prepare(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	if err := checkServer(ctx, conn, cfg); err != nil {
+		return err
+	}
+	if err := createPublication(ctx, conn, cfg); err != nil {
+		return err
+	}
+	return checkPublication(ctx, conn, cfg)
+}
+
+// checkServer checks what streaming needs beside the publication.
+func checkServer(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	if err := isPrimary(ctx, conn); err != nil {
 		return err
 	}
@@ -377,18 +388,23 @@ func prepare(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 			return err
 		}
 	}
-	if err := createPublication(ctx, conn, cfg); err != nil {
-		return err
-	}
-	return checkPublication(ctx, conn, cfg)
+	return nil
 }
 
 // createPublication makes the publication where there is none. One that exists is somebody's: it is checked, not changed.
+// The slot is looked for first: who makes both makes it last.
 func createPublication(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	slot, err := readSlot(ctx, conn, cfg)
+	if err != nil {
+		return fmt.Errorf("read the slot: %w", err)
+	}
 	var exists bool
-	err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, string(cfg.Publication)).Scan(&exists)
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, string(cfg.Publication)).Scan(&exists)
 	if err != nil || exists {
 		return err
+	}
+	if slot != nil && probeSlot(ctx, conn, cfg, probeAtStart) != slotReadable {
+		return tooYoung(cfg)
 	}
 	_, err = conn.Exec(ctx, publicationSQL(cfg))
 	switch {

@@ -49,6 +49,7 @@ func statusEvery(ctx context.Context, src *pgx.Conn) (time.Duration, error) {
 // stream is the one goroutine on the replication connection: it receives, answers keepalives in time, also while a
 // batch waits for the database, and sends status.
 type stream struct {
+	cfg     Config
 	conn    *pgconn.PgConn
 	dec     *decoder
 	after   event.Position // what is at or before it was ingested by an earlier run
@@ -125,8 +126,17 @@ func (s *stream) handle(msg pgproto3.BackendMessage) error {
 	case *pgproto3.CopyData:
 		return s.copyData(m.Data, now)
 	case *pgproto3.ErrorResponse:
-		return pgconn.ErrorResponseToPgError(m)
-	case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus:
+		said := pgconn.ErrorResponseToPgError(m)
+		if saysTooYoung(said) {
+			return tooYoung(s.cfg)
+		}
+		return said
+	case *pgproto3.NoticeResponse:
+		if saysTooYoung(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(m))) {
+			return tooYoung(s.cfg)
+		}
+		return nil
+	case *pgproto3.ParameterStatus:
 		return nil
 	default:
 		return fmt.Errorf("unexpected %T on the replication connection", msg)

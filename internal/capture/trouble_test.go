@@ -99,9 +99,65 @@ func TestLostCheckpoint(t *testing.T) {
 	if got := r.refusal(r.start("two")); !strings.Contains(got, "there is no checkpoint") || !strings.Contains(got, "weir adopt") {
 		t.Errorf("got %s", got)
 	}
+	r.letGo()
 	r.adopt()
 	r.start("three")
 	r.await("what was not read", func() bool { return r.ingested() == "1" })
+}
+
+// A change that is older than its publication can never be decoded. Waiting does not help, and skipping it is a loss.
+func TestPublicationYoungerThanTheSlot(t *testing.T) {
+	t.Parallel()
+	for name, again := range map[string]string{
+		"made again": "CREATE PUBLICATION weir FOR TABLE core.tb_entity_change_log WITH (publish = 'insert')", "gone": "SELECT",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			run := r.start("one")
+			r.streaming(run)
+			run.stop(t)
+			r.letGo()
+			r.exec("DROP PUBLICATION weir")
+			r.write(1, 1)
+			r.exec(again)
+			if err := capture.CheckStart(t.Context(), r.conn, r.conn, r.cfg, ""); err == nil || !strings.Contains(err.Error(), "is younger") {
+				t.Errorf("before a start: %v", err)
+			}
+			if got := r.refusal(r.start("two")); !strings.Contains(got, "is younger than changes") || !strings.Contains(got, "weir adopt") {
+				t.Errorf("got %s", got)
+			}
+			if got := r.one("SELECT count(*)::text FROM pg_publication"); name == "gone" && got != "0" {
+				t.Error("it makes a publication that cannot help")
+			}
+			r.letGo()
+			if plan := r.adopt(); plan.Slot != capture.RecreateSlot || plan.Continuous {
+				t.Errorf("got %+v", plan)
+			}
+			r.streaming(r.start("three"))
+			r.write(2, 2)
+			r.await("what comes after it", func() bool { return r.ingested() == "2" })
+		})
+	}
+}
+
+// A slot that somebody has made beforehand needs no publication as long as nothing has been written.
+func TestSlotBeforeItsPublication(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", r.cfg.Slot)
+	r.exec("SELECT pg_logical_emit_message(true, 'other', 'x')")
+	r.streaming(r.start("one"))
+	r.write(1, 1)
+	r.await("the first", func() bool { return r.ingested() == "1" })
+}
+
+// letGo waits until the server has noticed that the last worker is gone.
+func (r *rig) letGo() {
+	r.t.Helper()
+	r.await("the slot to be free", func() bool {
+		return r.one("SELECT active::text FROM pg_replication_slots WHERE slot_name = $1", r.cfg.Slot) == "false"
+	})
 }
 
 // adopt does what weir adopt does.
@@ -124,6 +180,7 @@ func TestAdoptWaitsForOpenTransactions(t *testing.T) {
 	run := r.start("one")
 	r.streaming(run)
 	run.stop(t)
+	r.letGo()
 	r.exec("SELECT pg_drop_replication_slot($1)", r.cfg.Slot)
 	r.exec("SET statement_timeout = '300ms'")
 	open, err := pgx.Connect(t.Context(), r.url)
@@ -166,6 +223,7 @@ func TestSlotMovedAtTheLastMoment(t *testing.T) {
 	run := r.start("one")
 	r.streaming(run)
 	run.stop(t)
+	r.letGo()
 	r.write(1, 1)
 	other, err := pgx.Connect(t.Context(), r.url)
 	if err != nil {

@@ -22,8 +22,14 @@ func slotOf(t *testing.T, db *pgx.Conn) capture.Config {
 	return capture.Config{Slot: capture.Name(name)}
 }
 
+// createSlot does it as a worker does, the publication first.
 func createSlot(t *testing.T, db *pgx.Conn, cfg capture.Config) {
 	t.Helper()
+	exec(t, db, `DO $$ BEGIN
+		IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'weir') THEN
+			CREATE PUBLICATION weir FOR TABLE core.tb_entity_change_log WITH (publish = 'insert');
+		END IF;
+	END $$`)
 	exec(t, db, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, string(cfg.Slot))
 }
 
