@@ -60,6 +60,7 @@ type Stream struct {
 	metrics  *metrics
 	verified chan struct{} // closed once the checkpoint was found to belong to this source
 	once     sync.Once
+	silences int // of the server, one after the other, that were broken off; owned by Run
 
 	mu     sync.Mutex // guards health
 	health Health
@@ -267,7 +268,7 @@ func (s *Stream) take(ctx context.Context, src, dst *pgx.Conn, start start) (*ch
 
 // own takes the stream and reads it.
 func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgConn, start start) error {
-	every, err := statusEvery(ctx, src)
+	timeout, err := senderTimeout(ctx, src)
 	if err != nil {
 		return err
 	}
@@ -289,7 +290,7 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	batches := make(chan *batch)
 	reader := stream{
 		cfg: s.cfg, conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: &stored,
-		every: every, metrics: s.metrics,
+		every: statusEvery(timeout), silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
 	}
 	writer := committer{
 		conn: dst, sink: s.opts.Sink, epoch: cp.Epoch, pos: cp.Position, stored: &stored, metrics: s.metrics, log: s.log,
@@ -299,7 +300,13 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	group.Go(func() error { return reader.run(ctx) })
 	group.Go(func() error { return writer.run(ctx, batches) })
 	group.Go(func() error { return beat.run(ctx) })
-	return group.Wait()
+	err = group.Wait()
+	if errors.Is(err, errSilent) && writer.pos == cp.Position {
+		s.silences++
+	} else {
+		s.silences = 0
+	}
+	return err
 }
 
 func closeConn(ctx context.Context, conn *pgx.Conn) {

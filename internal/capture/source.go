@@ -69,6 +69,7 @@ func replicationConnect(ctx context.Context, url, clientID string) (*pgconn.PgCo
 	}
 	cfg := &pool.ConnConfig.Config
 	setSession(cfg, clientID)
+	cfg.DialFunc = dial
 	cfg.RuntimeParams["replication"] = "database"
 	return pgconn.ConnectConfig(ctx, cfg)
 }

@@ -20,9 +20,10 @@ const (
 	minStatusEvery = 250 * time.Millisecond
 	maxStatusEvery = 2 * time.Second
 	// silenceProbe and silenceLimit watch over a connection that is alive but deaf: after the first we ask the server
-	// to answer, after the second we connect anew.
-	silenceProbe = 15 * time.Second
-	silenceLimit = 60 * time.Second
+	// to answer, after the second we connect anew. A dead connection is noticed sooner, see dial.
+	silenceProbe    = 15 * time.Second
+	minSilenceLimit = 60 * time.Second
+	maxSilenceLimit = 24 * time.Hour
 )
 
 var errSilent = errors.New("the server was silent for too long")
@@ -31,19 +32,36 @@ var errSilent = errors.New("the server was silent for too long")
 // server. Only the committer makes one, from what it has stored.
 type confirmed event.LSN
 
-// statusEvery is the time between two status messages: a quarter of the wal_sender_timeout after which the server ends
-// a silent connection, so that one message which is late does not cost the connection. src has the settings of the
-// replication connection, being opened with the same URL.
-func statusEvery(ctx context.Context, src *pgx.Conn) (time.Duration, error) {
+// senderTimeout is after how long the server ends a silent connection; 0: never. src has the settings of the replication
+// connection, being opened with the same URL.
+func senderTimeout(ctx context.Context, src *pgx.Conn) (time.Duration, error) {
 	var ms int64
 	err := src.QueryRow(ctx, "SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'").Scan(&ms)
 	if err != nil {
 		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
 	}
-	if ms == 0 { // never
-		return maxStatusEvery, nil
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// statusEvery is the time between two status messages: a quarter of the sender's timeout, so that one message which is
+// late does not cost the connection.
+func statusEvery(timeout time.Duration) time.Duration {
+	if timeout == 0 {
+		return maxStatusEvery
 	}
-	return min(max(time.Duration(ms)*time.Millisecond/4, minStatusEvery), maxStatusEvery), nil
+	return min(max(timeout/4, minStatusEvery), maxStatusEvery)
+}
+
+// silenceLimit is how long a server may say nothing. While it decodes a large transaction of which nothing is for us, it
+// reads what we say, and answers, only when half of wal_sender_timeout has passed since it last did, and some versions not
+// even then. A limit below that would cut off a server that is merely busy, which then begins again from the front, for
+// ever. So each silence that came of a limit, with no progress between, doubles the next one.
+func silenceLimit(timeout time.Duration, silences int) time.Duration {
+	limit := max(minSilenceLimit, timeout)
+	for range silences {
+		limit = max(limit, min(2*limit, maxSilenceLimit))
+	}
+	return limit
 }
 
 // stream is the one goroutine on the replication connection: it receives, answers keepalives in time, also while a
@@ -56,6 +74,7 @@ type stream struct {
 	batches chan<- *batch  // unbuffered: handing over means that the committer is free
 	stored  *atomic.Uint64 // a confirmed, written by the committer
 	every   time.Duration  // between two status messages; see statusEvery
+	silence time.Duration  // see silenceLimit
 	metrics *metrics
 
 	open       *batch
@@ -103,7 +122,7 @@ func (s *stream) tend(ctx context.Context, now time.Time) error {
 		}
 		now = time.Now()
 	}
-	if now.Sub(s.lastHeard) > silenceLimit {
+	if now.Sub(s.lastHeard) > s.silence {
 		return errSilent
 	}
 	wake := s.lastStatus.Add(s.every)
