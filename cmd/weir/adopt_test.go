@@ -154,7 +154,7 @@ func TestAdoptRefusesWhileAWorkerRuns(t *testing.T) {
 	})
 	weir(t, "adopt", "--config", path, "--yes").exits(0).says("nothing to adopt")
 	other, _ := slotFile(t, db, "database: {url: \""+url+"\"}\ninstallation: other\n")
-	weir(t, "adopt", "--config", other, "--yes").exits(1).complains("slot "+slot+" is being read", "stop the workers")
+	weir(t, "adopt", "--config", other, "--yes").exits(1).complains("slot "+slot+" is being read or made", "stop the workers")
 	stop()
 	exec(t, db, `INSERT INTO weir.worker (client_id, hostname, pid, version, seen_at) VALUES ('busy', 'h', 7, 'v', now() + interval '4 s')`)
 	weir(t, "adopt", "--config", other, "--yes").exits(1).complains("workers are running: busy (process 7 on h)")

@@ -103,8 +103,8 @@ func plan(cfg Config, s *sight, keepSlot bool) (*Adoption, error) {
 	switch {
 	case refused == nil:
 		return a, nil
-	case s.slot != nil && s.slot.Active:
-		return nil, &SetupError{fmt.Sprintf("slot %s is being read", cfg.Slot), "stop the workers, then run weir adopt again"}
+	case s.slot != nil && (s.slot.Active || s.slot.beingMade()):
+		return nil, &SetupError{fmt.Sprintf("slot %s is being read or made", cfg.Slot), "stop the workers, then run weir adopt again"}
 	case s.slot != nil && s.slot.Status != lost && s.slot.usable(cfg, s.database, true) != nil, s.checkpoint == nil && !s.used && !s.tooOld:
 		return nil, refused // no matter of the checkpoint
 	}

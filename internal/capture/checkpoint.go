@@ -42,7 +42,7 @@ func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) 
 		if err != nil {
 			return start{}, err
 		}
-		if seen.slot != nil && seen.slot.Confirmed == 0 { // another worker is creating it: it has no position yet
+		if seen.slot != nil && seen.slot.beingMade() && seen.slot.usable(s.cfg, seen.database, true) == nil { // by another worker
 			sleep(ctx, standbyPoll)
 			if ctx.Err() != nil {
 				return start{}, ctx.Err()
@@ -90,9 +90,11 @@ func ingestConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error)
 	}
 	// What is confirmed to the slot must have reached the disk, whatever the role's default is. And a batch that takes
 	// longer than a role's statements may would take as long the next time.
-	_, err = conn.Exec(ctx, `
-		SELECT set_config('statement_timeout', '0', false), CASE current_setting('synchronous_commit')
-		       WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END`)
+	_, err = conn.Exec(ctx, endless)
+	if err == nil {
+		_, err = conn.Exec(ctx, `
+			SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	}
 	if err != nil {
 		closeConn(ctx, conn)
 		return nil, err

@@ -51,7 +51,7 @@ func TestStart(t *testing.T) {
 		"slot lost":                        {slot(func(s *slotRow) { s.Status = "lost" }), same, "", "is lost", RecreateSlot, present, false},
 		"slot lost, no checkpoint":         {slot(func(s *slotRow) { s.Status = "lost" }), nil, "", "nothing has been read from it", "", 0, false},
 		"slot of another plugin":           {slot(func(s *slotRow) { s.Plugin = "wal2json" }), same, "", "something else", "", 0, false},
-		"physical slot":                    {slot(func(s *slotRow) { s.Plugin, s.Database = "", "" }), same, "", "is a physical slot", "", 0, false},
+		"physical slot":                    {slot(func(s *slotRow) { s.Confirmed, s.Plugin, s.Database, s.Physical = 0, "", "", true }), nil, "", "physical slot", "", 0, false},
 		"slot of another database":         {slot(func(s *slotRow) { s.Database = "blog" }), same, "", "something else", "", 0, false},
 		"checkpoint of another slot":       {slotAt(90), cp(func(c *checkpoint) { c.Slot = "other" }), "", "belongs to slot other", KeepSlot, 100, true},
 		"checkpoint of another slot, none": {nil, cp(func(c *checkpoint) { c.Slot = "other" }), "", "belongs to slot other", CreateSlot, present, false},

@@ -81,7 +81,7 @@ func probeSlot(ctx context.Context, src *pgx.Conn, cfg Config, limit time.Durati
 
 // probe looks for it where a worker would start to read, as far as that shows in time.
 func (s *sight) probe(ctx context.Context, src *pgx.Conn, cfg Config, limit time.Duration) {
-	if s.slot == nil || s.slot.Active || s.slot.usable(cfg, s.database, true) != nil {
+	if s.slot == nil || s.slot.Active || s.slot.beingMade() || s.slot.usable(cfg, s.database, true) != nil {
 		return
 	}
 	s.tooOld = probeSlot(ctx, src, cfg, limit) == slotTooOld

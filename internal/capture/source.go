@@ -41,6 +41,7 @@ type slotRow struct {
 	Status    string // reserved, extended, unreserved, lost
 	Plugin    string
 	Database  string
+	Physical  bool // a standby's, or a backup's: of no plugin and no database
 }
 
 const minServerVersion = 140000
@@ -58,7 +59,15 @@ func sourceConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error)
 		return nil, fmt.Errorf("source.url: %w", err)
 	}
 	setSession(&pool.ConnConfig.Config, clientID)
-	return pgx.ConnectConfig(ctx, pool.ConnConfig)
+	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Exec(ctx, endless); err != nil {
+		closeConn(ctx, conn)
+		return nil, fmt.Errorf("lift the time limits of the session: %w", err)
+	}
+	return conn, nil
 }
 
 // replicationConnect opens a walsender.
@@ -71,7 +80,15 @@ func replicationConnect(ctx context.Context, url, clientID string) (*pgconn.PgCo
 	setSession(cfg, clientID)
 	cfg.DialFunc = dial
 	cfg.RuntimeParams["replication"] = "database"
-	return pgconn.ConnectConfig(ctx, cfg)
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Exec(ctx, endless).ReadAll(); err != nil {
+		_ = conn.Close(context.WithoutCancel(ctx))
+		return nil, fmt.Errorf("lift the time limits of the session: %w", err)
+	}
+	return conn, nil
 }
 
 // endless lifts the limits that an administrator has set for a role or a database and that would end a session of ours in
@@ -321,14 +338,19 @@ func checkSlot(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	return slot.usable(cfg, database, true)
 }
 
+// beingMade says that somebody is creating the slot: it has no position yet.
+func (s *slotRow) beingMade() bool { return s.Confirmed == 0 && !s.Physical }
+
 // usable says why a slot cannot be read, with or without a checkpoint that it shall continue. It is pure.
 func (s *slotRow) usable(cfg Config, database string, continues bool) error {
 	switch {
-	case s.Plugin == "": // and so of no database
+	case s.Physical:
 		return &SetupError{
 			fmt.Sprintf("slot %s is a physical slot: it belongs to a standby or a backup", cfg.Slot),
 			"-- give Weir a slot of its own with source.slot",
 		}
+	case s.beingMade() && s.Database == database:
+		return nil // it has no plugin yet
 	case s.Plugin != "pgoutput" || s.Database != database:
 		return &SetupError{
 			fmt.Sprintf("slot %s is of plugin %s in database %s: it belongs to something else", cfg.Slot, s.Plugin, s.Database),
@@ -352,9 +374,9 @@ func readSlot(ctx context.Context, conn *pgx.Conn, cfg Config) (*slotRow, error)
 	var confirmed string
 	err := conn.QueryRow(ctx, `
 		SELECT active, coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(wal_status, ''), coalesce(plugin, ''),
-		       coalesce(database, '')
+		       coalesce(database, ''), slot_type = 'physical'
 		  FROM pg_replication_slots WHERE slot_name = $1`, string(cfg.Slot)).
-		Scan(&s.Active, &confirmed, &s.Status, &s.Plugin, &s.Database)
+		Scan(&s.Active, &confirmed, &s.Status, &s.Plugin, &s.Database, &s.Physical)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -402,6 +424,9 @@ func createPublication(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	var exists bool
 	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, string(cfg.Publication)).Scan(&exists)
 	if err != nil || exists {
+		return err
+	}
+	if err := checkSlot(ctx, conn, cfg); err != nil {
 		return err
 	}
 	if slot != nil && probeSlot(ctx, conn, cfg, probeAtStart) != slotReadable {

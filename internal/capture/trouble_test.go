@@ -395,28 +395,67 @@ func TestServerStopsWhileTheStreamIsIdle(t *testing.T) {
 	r.await("the second", func() bool { return r.ingested() == "1 2" })
 }
 
-// What an administrator sets for a database or a role changes the text forms of values, or ends statements.
+// What an administrator sets for a database or a role changes the text forms of values, or ends statements and sessions.
 func TestSettingsOfDatabaseAndRole(t *testing.T) {
 	t.Parallel()
 	for _, set := range []string{
 		"timezone = 'Asia/Kolkata'", "datestyle = 'SQL, DMY'", "datestyle = 'German'", "intervalstyle = 'sql_standard'",
 		"bytea_output = 'escape'", "client_encoding = 'LATIN1'", "idle_session_timeout = '300ms'",
 		"default_transaction_isolation = 'serializable'", "standard_conforming_strings = off", "search_path = ''",
-		"statement_timeout = '300ms'", "row_security = off", "synchronous_commit = off",
+		"statement_timeout = '300ms'", "row_security = off", "synchronous_commit = off", "transaction_timeout = '300ms'",
+		"idle_in_transaction_session_timeout = '300ms'",
 	} {
 		t.Run(set, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
+			name, _, _ := strings.Cut(set, " ")
+			if r.one("SELECT count(*)::text FROM pg_settings WHERE name = $1", name) == "0" {
+				return // transaction_timeout came with PostgreSQL 17
+			}
 			r.exec(fmt.Sprintf("ALTER DATABASE %s SET %s", r.cfg.Slot, set))
-			r.sink.slow = strings.HasPrefix(set, "statement_timeout")
+			limited := strings.HasSuffix(name, "_timeout")
+			if limited {
+				r.cfg.Heartbeat = setting.Duration(time.Hour) // which would be a sign of life
+			}
+			r.sink.slow = name == "statement_timeout" || name == "transaction_timeout"
+			if strings.HasPrefix(name, "idle_in") {
+				r.sink.before = func(ctx context.Context, _ []event.Change) error {
+					select {
+					case <-time.After(time.Second): // in the batch's transaction
+					case <-ctx.Done():
+					}
+					return ctx.Err()
+				}
+			}
 			r.streaming(r.start("one"))
+			if limited {
+				time.Sleep(time.Second) // several of the limits
+			}
 			r.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data, created_at)
 				VALUES ('Order', 'INSERT', gen_random_uuid(), '{"n": 100.10, "name": "Grüße €"}', '2026-11-23 10:11:12.5+00')`)
 			r.await("the row", func() bool { return r.one("SELECT count(*)::text FROM ingested") == "1" })
 			if got := r.one("SELECT data || reason || at FROM ingested"); got != `{"n": 100.10, "name": "Grüße €"}2026-11-23T10:11:12.5Z` {
 				t.Errorf("ingested %s", got)
 			}
+			if got := r.one("SELECT epoch::text FROM weir.checkpoint"); got != "1" {
+				t.Errorf("epoch %s: the stream was interrupted", got)
+			}
 		})
+	}
+}
+
+// A standby's slot with our name has no position, ever: it is not one that somebody is making.
+func TestPhysicalSlot(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.exec("SELECT pg_create_physical_replication_slot($1)", r.cfg.Slot)
+	t.Cleanup(func() {
+		if _, err := r.conn.Exec(context.WithoutCancel(t.Context()), "SELECT pg_drop_replication_slot($1)", r.cfg.Slot); err != nil {
+			t.Error(err)
+		}
+	})
+	if got := r.refusal(r.start("one")); !strings.Contains(got, "is a physical slot") || !strings.Contains(got, "source.slot") {
+		t.Errorf("got %s", got)
 	}
 }
 
