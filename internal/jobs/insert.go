@@ -13,18 +13,31 @@ import (
 	"github.com/fraiseql/weir/internal/rule"
 )
 
+// insertSlice is about how many jobs are held at once: some 10 MB with what River makes of them. Larger slices are not quicker.
+const insertSlice = 5000
+
 // Insert matches the changes and inserts one job for each delivery, in the caller's transaction: they exist exactly
 // when the checkpoint has moved over their changes. A change that is no event, and an event for which a condition
 // fails, becomes a job of kind weir_change.
+//
+// The jobs go in by slices: a batch is bounded by its changes, and each of them may lead to any number of deliveries.
 func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) error {
 	var params []river.InsertManyParams
 	for i := range changes {
 		c := &changes[i]
 		if c.Reason != "" {
 			params = append(params, changeJob(&c.Event, "", c.Reason))
+		} else {
+			params = append(params, q.match(&c.Event, "")...)
+		}
+		if len(params) < insertSlice {
 			continue
 		}
-		params = append(params, q.match(&c.Event, "")...)
+		if err := q.insert(ctx, tx, params); err != nil {
+			return err
+		}
+		clear(params)
+		params = params[:0]
 	}
 	return q.insert(ctx, tx, params)
 }

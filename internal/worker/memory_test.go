@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -67,6 +68,35 @@ func TestCrashBigTransaction(t *testing.T) {
 		if peak > maxResident {
 			t.Errorf("%d MB resident, more than %d MB", peak>>20, maxResident>>20)
 		}
+	}
+}
+
+// TestCrashManyDeliveries: a batch is bounded by its changes, and each of them may lead to many deliveries.
+func TestCrashManyDeliveries(t *testing.T) {
+	t.Parallel()
+	rows := 10_000
+	if full() {
+		rows = 30_000
+	}
+	var observers strings.Builder
+	observers.WriteString("observers:\n")
+	for i := range 10 {
+		fmt.Fprintf(&observers, "  o%d: {entity: Order, actions: [{type: log, name: a, level: debug}, {type: log, name: b, level: debug}]}\n", i)
+	}
+	r := newRig(t)
+	w := r.spawn(t, r.write(observers.String()))
+	r.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
+		SELECT 'Order', 'INSERT', gen_random_uuid(), jsonb_build_object('n', n) FROM generate_series(1, $1) n`, rows)
+	r.awaitFor(10*time.Minute, "all of it", func() bool {
+		return r.one("SELECT (tx_index = 0 AND events >= $1::text::bigint)::text FROM weir.checkpoint", fmt.Sprint(rows)) == "true"
+	})
+	if got := r.one("SELECT max(id)::text FROM weir.river_job WHERE kind <> 'weir_housekeeping'"); len(got) < len(fmt.Sprint(20*rows)) {
+		t.Errorf("the newest job is %s, of %d at least", got, 20*rows)
+	}
+	peak := w.resident(t)
+	t.Logf("%d rows, 20 deliveries each; resident at the peak: %d MB", rows, peak>>20)
+	if peak > maxResident {
+		t.Errorf("%d MB resident, more than %d MB", peak>>20, maxResident>>20)
 	}
 }
 
