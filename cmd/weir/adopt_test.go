@@ -123,6 +123,28 @@ func TestAdoptLostCheckpoint(t *testing.T) {
 	weir(t, "doctor", "--config", path, "--database-url", url).exits(0)
 }
 
+// TestStatusOfAWorkerThatRefuses: who is told to start a worker shall not find out that it does not start.
+func TestStatusOfAWorkerThatRefuses(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	path, slot := slotFile(t, db, "installation: staging\n")
+	exec(t, db, `CREATE PUBLICATION weir FOR TABLE core.tb_entity_change_log WITH (publish = 'insert')`)
+	exec(t, db, `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, slot)
+	exec(t, db, `INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn)
+		SELECT (SELECT system_identifier::text FROM pg_control_system()), 1, 'production', slot_name, confirmed_flush_lsn
+		  FROM pg_replication_slots WHERE slot_name = $1`, slot)
+	status := func() result {
+		t.Helper()
+		return weir(t, "status", "--config", path, "--database-url", url).exits(0)
+	}
+	got := status().says("stopped: nobody reads it, and a worker refuses", `installation "production"`, "to mend it", "weir adopt")
+	if strings.Contains(got.stdout, "start a worker") {
+		t.Errorf("it says to start a worker:\n%s", got.stdout)
+	}
+	exec(t, db, `UPDATE weir.checkpoint SET installation = 'staging'`)
+	status().says("stopped: nobody reads it, and its slot holds WAL; start a worker")
+}
+
 // TestAdoptUnsetVariable: the name of an installation that nobody has set is not to be written down.
 func TestAdoptUnsetVariable(t *testing.T) {
 	t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -29,6 +30,9 @@ func (a *app) status(ctx context.Context, _ []string) error {
 		if err != nil {
 			return err
 		}
+		if a.knowsPlaces(ctx, s) == nil { // else a worker refuses for that
+			status.CheckStart(ctx, conn, source, s.capture, s.name)
+		}
 		return a.print(status, func(w io.Writer) { a.writeStatus(w, status) })
 	})
 }
@@ -36,6 +40,9 @@ func (a *app) status(ctx context.Context, _ []string) error {
 func (a *app) writeStatus(w io.Writer, s *ops.Status) {
 	var t table
 	t.add(cell{"stream", bold}, a.streamCell(s))
+	if s.Stream.Mend != "" {
+		t.add(c("to mend it"), c(s.Stream.Mend))
+	}
 	if s.Stream.Confirmed != nil {
 		t.add(c("slot"), c(slotText(s.Stream)))
 	}
@@ -64,6 +71,9 @@ func slotText(s ops.Stream) string {
 
 // streamCell says what the state means, and what to do about it.
 func (a *app) streamCell(s *ops.Status) cell {
+	if s.Stream.Problem != "" {
+		return cell{fmt.Sprintf("%s: nobody reads it, and a worker refuses: %s", words(s.Stream.State), s.Stream.Problem), red}
+	}
 	switch s.Stream.State {
 	case ops.StreamStreaming:
 		return cell{"streaming: read by " + s.Stream.Reader, green}
@@ -83,6 +93,8 @@ func (a *app) streamCell(s *ops.Status) cell {
 		return c(string(s.Stream.State))
 	}
 }
+
+func words(state ops.StreamState) string { return strings.ReplaceAll(string(state), "_", " ") }
 
 func (a *app) writeWorkers(w io.Writer, s *ops.Status) {
 	if len(s.Workers) == 0 {

@@ -2,9 +2,12 @@ package ops
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/fraiseql/weir/db/migrations"
 	"github.com/fraiseql/weir/internal/capture"
@@ -60,6 +63,10 @@ type Stream struct {
 	LagSeconds *float64 `json:"lag_seconds"`
 	// RetainedBytes is the WAL that the server keeps for the slot.
 	RetainedBytes int64 `json:"retained_bytes"`
+	// Problem says why a worker would refuse to start, and Mend what to do about it. "" where somebody reads the stream,
+	// where a worker would start, and where it is not known: see CheckStart.
+	Problem string `json:"problem"`
+	Mend    string `json:"mend"`
 }
 
 // IdleWAL is how many bytes an idle stream may be behind: capture's heartbeat does not bother with less.
@@ -142,6 +149,18 @@ func ReadStatus(ctx context.Context, db DB, source store.DBTX, cfg capture.Confi
 		return nil, err
 	}
 	return s, nil
+}
+
+// CheckStart finds out whether a worker would start on a stream that nobody reads. It opens a replication connection; where
+// the role may not do that, it is not known.
+func (s *Status) CheckStart(ctx context.Context, db DB, source *pgx.Conn, cfg capture.Config, installation string) {
+	if s.Stream.Reader != "" {
+		return
+	}
+	var refused *capture.SetupError
+	if errors.As(capture.CheckStart(ctx, source, db, cfg, installation), &refused) {
+		s.Stream.Problem, s.Stream.Mend = refused.Problem, refused.Hint
+	}
 }
 
 // readCheckpoint returns the state that a worker has written down.
