@@ -26,10 +26,19 @@ WHERE id = @id
 ORDER BY event.lsn, tx_index;
 
 -- name: LastEvents :many
--- LastEvents returns the newest events in commit order, the newest first.
+-- LastEvents returns the newest events in commit order, the newest first. Positions after the checkpoint are those of
+-- another cluster, before an adoption: they come last. Both halves read the index from its end.
 SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
-FROM weir.event
-ORDER BY event.lsn DESC, tx_index DESC
+FROM (
+    (SELECT e.*, 1 AS half FROM weir.event e
+     WHERE e.lsn <= coalesce((SELECT c.lsn FROM weir.checkpoint c), 'FFFFFFFF/FFFFFFFF'::pg_lsn)
+     ORDER BY e.lsn DESC, e.tx_index DESC LIMIT @max_rows::integer)
+    UNION ALL
+    (SELECT e.*, 2 AS half FROM weir.event e
+     WHERE e.lsn > (SELECT c.lsn FROM weir.checkpoint c)
+     ORDER BY e.lsn DESC, e.tx_index DESC LIMIT @max_rows::integer)
+) AS last
+ORDER BY last.half, last.lsn DESC, last.tx_index DESC
 LIMIT @max_rows::integer;
 
 -- name: EnsurePartitions :one

@@ -184,8 +184,16 @@ func (q *Queries) GetEvents(ctx context.Context, db DBTX, arg GetEventsParams) (
 
 const lastEvents = `-- name: LastEvents :many
 SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
-FROM weir.event
-ORDER BY event.lsn DESC, tx_index DESC
+FROM (
+    (SELECT e.day, e.id, e.pk, e.lsn, e.tx_index, e.event_type, e.entity_type, e.entity_id, e.tenant_id, e.commit_time, e.created_at, e.ingested_at, e.payload, 1 AS half FROM weir.event e
+     WHERE e.lsn <= coalesce((SELECT c.lsn FROM weir.checkpoint c), 'FFFFFFFF/FFFFFFFF'::pg_lsn)
+     ORDER BY e.lsn DESC, e.tx_index DESC LIMIT $1::integer)
+    UNION ALL
+    (SELECT e.day, e.id, e.pk, e.lsn, e.tx_index, e.event_type, e.entity_type, e.entity_id, e.tenant_id, e.commit_time, e.created_at, e.ingested_at, e.payload, 2 AS half FROM weir.event e
+     WHERE e.lsn > (SELECT c.lsn FROM weir.checkpoint c)
+     ORDER BY e.lsn DESC, e.tx_index DESC LIMIT $1::integer)
+) AS last
+ORDER BY last.half, last.lsn DESC, last.tx_index DESC
 LIMIT $1::integer
 `
 
@@ -199,7 +207,8 @@ type LastEventsRow struct {
 	Payload    []byte
 }
 
-// LastEvents returns the newest events in commit order, the newest first.
+// LastEvents returns the newest events in commit order, the newest first. Positions after the checkpoint are those of
+// another cluster, before an adoption: they come last. Both halves read the index from its end.
 func (q *Queries) LastEvents(ctx context.Context, db DBTX, maxRows int32) ([]LastEventsRow, error) {
 	rows, err := db.Query(ctx, lastEvents, maxRows)
 	if err != nil {
