@@ -127,7 +127,8 @@ func (a *app) writeActs(w io.Writer, plan *ops.Adoption) {
 	case capture.CreateSlot:
 		fmt.Fprintf(w, "%s slot %s.\n", done("It makes", "Made"), plan.Present.Slot)
 	case capture.RecreateSlot:
-		fmt.Fprintf(w, "%s slot %s again; what it still held is not delivered.\n", done("It drops and makes", "Dropped and made"), plan.Present.Slot)
+		fmt.Fprintf(w, "%s slot %s again; what it still held is not delivered.\n",
+			done("It drops and makes", "Dropped and made"), plan.Present.Slot)
 	case capture.KeepSlot:
 	}
 	if plan.Restored {

@@ -105,7 +105,8 @@ func plan(cfg Config, s *sight, keepSlot bool) (*Adoption, error) {
 		return a, nil
 	case s.slot != nil && (s.slot.Active || s.slot.beingMade()):
 		return nil, &SetupError{fmt.Sprintf("slot %s is being read or made", cfg.Slot), "stop the workers, then run weir adopt again"}
-	case s.slot != nil && s.slot.Status != lost && s.slot.usable(cfg, s.database, true) != nil, s.checkpoint == nil && !s.used && !s.tooOld:
+	case s.slot != nil && s.slot.Status != lost && s.slot.usable(cfg, s.database, true) != nil,
+		s.checkpoint == nil && !s.used && !s.tooOld:
 		return nil, refused // no matter of the checkpoint
 	}
 	cp := s.checkpoint
@@ -211,6 +212,7 @@ func MissingChanges(cfg Config, since time.Time) string {
 	if *cfg.ChangeLog == (Table{}) {
 		return ""
 	}
+	from := since.Add(-longestTransaction).UTC().Format(time.RFC3339)
 	return fmt.Sprintf("SELECT l.* FROM %s l WHERE l.created_at >= '%s' AND NOT EXISTS (SELECT FROM weir.event e "+
-		"WHERE e.id = l.id AND e.pk = l.pk_entity_change_log);", cfg.ChangeLog.SQL(), since.Add(-longestTransaction).UTC().Format(time.RFC3339))
+		"WHERE e.id = l.id AND e.pk = l.pk_entity_change_log);", cfg.ChangeLog.SQL(), from)
 }

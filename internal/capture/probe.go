@@ -22,7 +22,7 @@ func tooYoung(cfg Config) *SetupError {
 	}
 }
 
-// saysTooYoung recognises it in what the server says, not by the text, which may be in any language.
+// saysTooYoung recognizes it in what the server says, not by the text, which may be in any language.
 func saysTooYoung(said *pgconn.PgError) bool {
 	switch said.Code {
 	case "42704": // undefined_object, which a slot may be, too

@@ -190,8 +190,11 @@ func TestAdoptWaitsForOpenTransactions(t *testing.T) {
 	if _, err := open.Exec(t.Context(), "BEGIN; SELECT pg_current_xact_id()"); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error)
-	time.AfterFunc(time.Second, func() { ended <- open.Close(context.WithoutCancel(t.Context())) })
+	ended := make(chan struct{})
+	time.AfterFunc(time.Second, func() {
+		_ = open.Close(context.WithoutCancel(t.Context()))
+		close(ended)
+	})
 	defer func() { <-ended }()
 	if plan := r.adopt(); plan.Slot != capture.CreateSlot || plan.Foreign {
 		t.Errorf("got %+v", plan)

@@ -48,7 +48,9 @@ const cancelBatch = 1000
 
 // PlanAdoption looks at both databases, changes nothing, and says what Apply would do. Nothing is to be done when Problem
 // is empty.
-func PlanAdoption(ctx context.Context, db DB, source *pgx.Conn, cfg capture.Config, opts capture.AdoptOptions) (*Adoption, error) {
+func PlanAdoption(
+	ctx context.Context, db DB, source *pgx.Conn, cfg capture.Config, opts capture.AdoptOptions,
+) (*Adoption, error) {
 	if _, err := CheckMigrated(ctx, db); err != nil {
 		return nil, err
 	}
