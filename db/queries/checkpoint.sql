@@ -7,7 +7,7 @@ FROM weir.checkpoint;
 -- name: SchemaUsed :one
 -- SchemaUsed says whether anything was ever ingested that is still here. Ask before GetCheckpoint: what is here then came
 -- with a checkpoint, so that none afterwards means that it is gone.
-SELECT (EXISTS (SELECT FROM weir.event) OR EXISTS (SELECT FROM weir.river_job WHERE kind <> 'weir_housekeeping'))::boolean;
+SELECT EXISTS (SELECT FROM weir.event)::boolean;
 
 -- name: InsertCheckpoint :execrows
 -- InsertCheckpoint is for the first start, and for one that was lost: it changes nothing (0 rows) when there is a checkpoint already.

@@ -15,10 +15,10 @@ const (
 	unheardLimit = keepIdle + (keepCount+1)*keepInterval
 )
 
-// dial has the kernel find out that the other side is gone: a host that is off, a network that is cut. Keepalives say so
-// while nothing is under way, and TCP_USER_TIMEOUT, where there is one, while something is: our status messages mostly are.
-// The kernel of a server that is merely busy answers both.
-func dial(ctx context.Context, network, address string) (net.Conn, error) {
+// Dial is a pgx DialFunc that has the kernel find out that the other side is gone: a host that is off, a network that is
+// cut. Keepalives say so while nothing is under way, and TCP_USER_TIMEOUT, where there is one, while something is: our status
+// messages mostly are. The kernel of a server that is merely busy answers both.
+func Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: keepCount},
 		Control: func(network, _ string, raw syscall.RawConn) error {

@@ -14,7 +14,7 @@ func TestDialWatchesTheConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = listener.Close() }()
-	conn, err := dial(t.Context(), "tcp", listener.Addr().String())
+	conn, err := Dial(t.Context(), "tcp", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

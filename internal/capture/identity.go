@@ -103,7 +103,7 @@ type sight struct {
 	written    event.LSN   // where the source's WAL ends
 	slot       *slotRow    // nil: there is none
 	checkpoint *checkpoint // nil: there is none
-	used       bool        // schema weir holds events or jobs, so there was one
+	used       bool        // schema weir holds events, so there was one
 	tooOld     bool        // the slot, for its publication; only a probe finds out
 }
 
@@ -208,7 +208,7 @@ func judge(cfg Config, s *sight) (verdict, error) {
 	}
 	switch cp := s.checkpoint; {
 	case cp == nil && s.used:
-		return "", &SetupError{"there is no checkpoint, but schema weir has events or deliveries: the checkpoint was deleted, or not " +
+		return "", &SetupError{"there is no checkpoint, but schema weir has events: the checkpoint was deleted, or not " +
 			"restored with the rest, so nothing is sent", gapHint}
 	case s.slot == nil && cp == nil:
 		return createTheSlot, nil

@@ -78,7 +78,7 @@ func replicationConnect(ctx context.Context, url, clientID string) (*pgconn.PgCo
 	}
 	cfg := &pool.ConnConfig.Config
 	setSession(cfg, clientID)
-	cfg.DialFunc = dial
+	cfg.DialFunc = Dial
 	cfg.RuntimeParams["replication"] = "database"
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {

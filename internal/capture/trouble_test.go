@@ -69,7 +69,7 @@ func TestFirstStartOfTwo(t *testing.T) {
 			<-looking
 			r.databaseURL = ""
 			r.streaming(r.start("one"))
-			r.exec(`INSERT INTO weir.river_job (kind, queue, max_attempts, state, args) VALUES ('weir_log', 'log', 5, 'available', '{}')`)
+			r.exec(anyEvent)
 			close(release)
 			r.await("standing by", func() bool {
 				select {
@@ -85,15 +85,19 @@ func TestFirstStartOfTwo(t *testing.T) {
 	}
 }
 
+const anyEvent = `
+	INSERT INTO weir.event (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, commit_time, created_at, payload)
+	VALUES (current_date, gen_random_uuid(), 1, '0/1', 1, 'INSERT', 'Order', '1', now(), now(), '{}')`
+
 // A checkpoint that is gone is no first start: what was not read yet would be lost.
 func TestLostCheckpoint(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.exec(`INSERT INTO weir.river_job (kind, queue, max_attempts, state, args) VALUES ('weir_housekeeping', 'log', 5, 'available', '{}')`)
+	r.exec(`INSERT INTO weir.river_job (kind, queue, max_attempts, state, args) VALUES ('weir_log', 'log', 5, 'available', '{}')`)
 	run := r.start("one")
 	r.streaming(run)
 	run.stop(t)
-	r.exec(`INSERT INTO weir.river_job (kind, queue, max_attempts, state, args) VALUES ('weir_log', 'log', 5, 'available', '{}')`)
+	r.exec(anyEvent)
 	r.exec("DELETE FROM weir.checkpoint")
 	r.write(1, 1)
 	if got := r.refusal(r.start("two")); !strings.Contains(got, "there is no checkpoint") || !strings.Contains(got, "weir adopt") {

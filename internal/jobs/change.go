@@ -60,7 +60,8 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 		if wait := w.queue.runner.await(ctx, job.JobRow, job.Args.Args); wait != nil {
 			return wait
 		}
-		return w.bury(ctx, job, "unknown_observer", fmt.Errorf("no observer %s in the configuration, and the change is an hour old", job.Args.Observer))
+		return w.bury(ctx, job, "unknown_observer",
+			fmt.Errorf("no observer %s in the configuration, and the change is an hour old", job.Args.Observer))
 	}
 	w.queue.runner.known(ctx, job.JobRow)
 	rec, err := loadEvent(ctx, w.queue.runner.pool, w.queue.index, job.Args.Args)

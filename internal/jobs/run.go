@@ -88,7 +88,8 @@ func (r *runner) resolve(next step) step {
 		if wait := r.await(ctx, d.job, d.args); wait != nil {
 			return wait
 		}
-		err := fmt.Errorf("no observer %s with an action %s in the configuration, and the delivery is an hour old", d.args.Observer, d.args.Action)
+		err := fmt.Errorf("no observer %s with an action %s in the configuration, and the delivery is an hour old",
+			d.args.Observer, d.args.Action)
 		r.metrics.deliveries.WithLabelValues("", actionType(d.job.Kind), dead).Inc()
 		return bury(ctx, "unknown_observer", err)
 	}

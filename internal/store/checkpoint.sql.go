@@ -202,7 +202,7 @@ func (q *Queries) InsertCheckpoint(ctx context.Context, db DBTX, arg InsertCheck
 }
 
 const schemaUsed = `-- name: SchemaUsed :one
-SELECT (EXISTS (SELECT FROM weir.event) OR EXISTS (SELECT FROM weir.river_job WHERE kind <> 'weir_housekeeping'))::boolean
+SELECT EXISTS (SELECT FROM weir.event)::boolean
 `
 
 // SchemaUsed says whether anything was ever ingested that is still here. Ask before GetCheckpoint: what is here then came

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/fraiseql/weir/internal/capture"
 )
 
 const (
@@ -23,9 +24,6 @@ const (
 	closeTime = 2 * time.Second
 	// forgetTime is how long a session may take to forget what a function has left in it.
 	forgetTime = 5 * time.Second
-	// unheardTime is how long the other side may leave what we sent without an acknowledgement, before the connection counts
-	// as lost. TCP alone would wait for a quarter of an hour, and River fetches without a time limit.
-	unheardTime = 10 * time.Second
 )
 
 // connect makes a pool, which connects later.
@@ -44,10 +42,7 @@ func (l *life) connect(ctx context.Context, conns int32) (*pgxpool.Pool, error) 
 	cfg.MinConns, cfg.MaxConnIdleTime, cfg.PingTimeout = 0, time.Minute, pingTime
 	cfg.ConnConfig.RuntimeParams["application_name"] = "weir:" + l.clientID
 	cfg.ConnConfig.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
-	cfg.ConnConfig.DialFunc = (&net.Dialer{
-		Control:         unheardFor(unheardTime),
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: unheardTime / 2, Interval: unheardTime / 4, Count: 2},
-	}).DialContext
+	cfg.ConnConfig.DialFunc = capture.Dial                   // River fetches without a time limit: the kernel has to notice that nobody is there
 	cfg.AfterConnect = l.sameServer
 	// A worker that was stopped for a while must not fetch, or conclude, what others have taken over meanwhile.
 	cfg.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return true, l.lease.Check() }
