@@ -169,17 +169,15 @@ SET queue = moved.target,
     metadata = metadata || jsonb_build_object('weir_moved_from',
         coalesce(metadata -> 'weir_moved_from', '[]'::jsonb) || to_jsonb(@queue::text))
 FROM (
-    SELECT waiting.id AS job_id, known.target
-    FROM (
-        SELECT j.id, j.args, j.metadata FROM weir.river_job j
-        WHERE j.queue = @queue::text AND j.state IN ('available', 'retryable', 'scheduled')
-        LIMIT @max_rows::integer
-        FOR UPDATE SKIP LOCKED
-    ) waiting
+    SELECT j.id AS job_id, known.target
+    FROM weir.river_job j
     JOIN (
         SELECT unnest(@observers::text[]) AS observer, unnest(@actions::text[]) AS action, unnest(@queues::text[]) AS target
-    ) known ON known.observer = waiting.args ->> 'observer' AND known.action = waiting.args ->> 'action'
-    WHERE known.target <> @queue::text AND NOT coalesce(waiting.metadata -> 'weir_moved_from', '[]'::jsonb) ? known.target
+    ) known ON known.observer = j.args ->> 'observer' AND known.action = j.args ->> 'action'
+    WHERE j.queue = @queue::text AND j.state IN ('available', 'retryable', 'scheduled') AND known.target <> @queue::text
+      AND NOT coalesce(j.metadata -> 'weir_moved_from', '[]'::jsonb) ? known.target
+    LIMIT @max_rows::integer
+    FOR UPDATE OF j SKIP LOCKED
 ) moved
 WHERE id = moved.job_id
 RETURNING moved.target::text AS queue;

@@ -82,6 +82,7 @@ func ingestConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error)
 		return nil, fmt.Errorf("database.url: %w", err)
 	}
 	cfg := pool.ConnConfig
+	cfg.DialFunc = dialPatiently
 	cfg.RuntimeParams["application_name"] = appPrefix + clientID
 	cfg.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
 	conn, err := pgx.ConnectConfig(ctx, cfg)

@@ -74,7 +74,15 @@ func (h *heartbeat) beat(ctx context.Context) error {
 	if uint64(lsn) < h.metrics.stored.Load()+heartbeatWAL && retained < retainedWAL {
 		return nil
 	}
-	if _, err := h.conn.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, '')`, heartbeatPrefix); err != nil {
+	_, err = h.conn.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, '')`, heartbeatPrefix)
+	if hasCode(err, "42501") {
+		return &SetupError{
+			"role " + h.conn.Config().User + " may not emit the heartbeat, without which an idle slot holds WAL back",
+			"GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO " +
+				pgx.Identifier{h.conn.Config().User}.Sanitize() + ";",
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("emit the heartbeat: %w", err)
 	}
 	return nil

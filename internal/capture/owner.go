@@ -290,7 +290,7 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	batches := make(chan *batch)
 	reader := stream{
 		cfg: s.cfg, conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: &stored,
-		every: statusEvery(timeout), silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
+		every: statusEvery(timeout), rarely: rarely(timeout), silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
 	}
 	writer := committer{
 		conn: dst, sink: s.opts.Sink, epoch: cp.Epoch, pos: cp.Position, stored: &stored, metrics: s.metrics, log: s.log,

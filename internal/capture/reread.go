@@ -29,6 +29,7 @@ func NewReader(ctx context.Context, sourceURL, clientID string, cfg Config) (*Re
 		return nil, fmt.Errorf("source.url: %w", err)
 	}
 	setSession(&pc.ConnConfig.Config, clientID)
+	pc.ConnConfig.DialFunc = Dial
 	pc.ConnConfig.RuntimeParams["row_security"] = "off" // an error, never an empty answer
 	pc.MaxConns, pc.MinConns, pc.MaxConnIdleTime = 2, 0, time.Minute
 	pool, err := pgxpool.NewWithConfig(ctx, pc)

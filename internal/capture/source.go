@@ -59,6 +59,7 @@ func sourceConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error)
 		return nil, fmt.Errorf("source.url: %w", err)
 	}
 	setSession(&pool.ConnConfig.Config, clientID)
+	pool.ConnConfig.DialFunc = Dial
 	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
 	if err != nil {
 		return nil, err
@@ -429,8 +430,14 @@ func createPublication(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	if err := checkSlot(ctx, conn, cfg); err != nil {
 		return err
 	}
-	if slot != nil && probeSlot(ctx, conn, cfg, probeAtStart) != slotReadable {
-		return tooYoung(cfg)
+	if slot != nil && slot.Status != lost {
+		switch probeSlot(ctx, conn, cfg, probeAtStart) {
+		case slotTooOld:
+			return tooYoung(cfg)
+		case slotUnknown: // somebody else is looking, too
+			return fmt.Errorf("slot %s cannot be looked into, which has to be before its publication is made: %w", cfg.Slot, errChanged)
+		case slotReadable:
+		}
 	}
 	_, err = conn.Exec(ctx, publicationSQL(cfg))
 	switch {

@@ -24,6 +24,7 @@ const (
 	silenceProbe    = 15 * time.Second
 	minSilenceLimit = 60 * time.Second
 	maxSilenceLimit = 24 * time.Hour
+	maxRarely       = time.Minute
 )
 
 var errSilent = errors.New("the server was silent for too long")
@@ -52,6 +53,23 @@ func statusEvery(timeout time.Duration) time.Duration {
 	return min(max(timeout/4, minStatusEvery), maxStatusEvery)
 }
 
+// statusDue is the time until the next status message to a server that has said nothing for so long. One that decodes reads
+// none, or few: what is sent all the same fills its connection, and a full one looks to the kernel as if nobody were there.
+func statusDue(every, rarely, silent time.Duration) time.Duration {
+	if silent <= silenceProbe {
+		return every
+	}
+	return max(every, min(silent/8, rarely))
+}
+
+// rarely is how often a silent server hears from us at the least: often enough for its timeout.
+func rarely(timeout time.Duration) time.Duration {
+	if timeout == 0 {
+		return maxRarely
+	}
+	return min(timeout/4, maxRarely)
+}
+
 // silenceLimit is how long a server may say nothing. While it decodes a large transaction of which nothing is for us, it
 // reads what we say, and answers, only when half of wal_sender_timeout has passed since it last did, and some versions not
 // even then. A limit below that would cut off a server that is merely busy, which then begins again from the front, for
@@ -74,6 +92,7 @@ type stream struct {
 	batches chan<- *batch  // unbuffered: handing over means that the committer is free
 	stored  *atomic.Uint64 // a confirmed, written by the committer
 	every   time.Duration  // between two status messages; see statusEvery
+	rarely  time.Duration  // between two to a server that is silent; see statusDue
 	silence time.Duration  // see silenceLimit
 	metrics *metrics
 
@@ -239,7 +258,8 @@ func (s *stream) begin() {
 // sendStatus confirms the stored position, when it moved past the interval or when forced.
 func (s *stream) sendStatus(ctx context.Context, now time.Time, force bool) error {
 	stored := confirmed(s.stored.Load())
-	due := now.Sub(s.lastStatus) >= s.every || (stored != s.told && now.Sub(s.lastStatus) >= s.every/10)
+	since := now.Sub(s.lastStatus)
+	due := since >= statusDue(s.every, s.rarely, now.Sub(s.lastHeard)) || (stored != s.told && since >= s.every/10)
 	if !force && !due {
 		return nil
 	}

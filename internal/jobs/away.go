@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/riverqueue/river"
@@ -44,7 +43,7 @@ func isAway(err error) bool {
 		case "25P03": // our own limit to a transaction that stands still: we were stopped
 			return true
 		}
-		return strings.HasPrefix(server.Code, "08")
+		return false // also 08…: that is a function's connection to somewhere else
 	}
 	var connect *pgconn.ConnectError
 	var network *net.OpError

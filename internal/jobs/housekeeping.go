@@ -70,12 +70,19 @@ func (h *housekeeper) Timeout(*river.Job[housekeepingArgs]) time.Duration { retu
 func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]) error {
 	history := h.queue.history.Load().WithDefaults()
 	retention := history.Retention.Std()
-	err := errors.Join(
-		h.makePartitions(ctx, retention),
-		h.move(ctx, *history.FinishedJobs),
-		h.dropPartitions(ctx, retention),
-		h.prune(ctx, history),
-	)
+	var err error
+	for _, step := range []func() error{
+		func() error { return h.makePartitions(ctx, retention) },
+		func() error { return h.move(ctx, *history.FinishedJobs) },
+		func() error { return h.dropPartitions(ctx, retention) },
+		func() error { return h.prune(ctx, history) },
+	} {
+		if h.queue.isEnding() {
+			err = errors.Join(err, errEnding)
+			break
+		}
+		err = errors.Join(err, step())
+	}
 	switch {
 	case errors.Is(err, errEnding):
 		return river.JobSnooze(endingPause)

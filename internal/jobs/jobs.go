@@ -265,13 +265,10 @@ func (q *Queue) tidy(ctx context.Context) (done bool, err error) {
 	return done, err
 }
 
-// sweep lets jobs go whose observer is known again, moves those of queues that belong to no endpoint (any more), serves the
-// queues that are to be served, and counts the dead letters for the metric. It returns false when it should be called again
-// soon.
+// sweep moves the jobs of queues that belong to no endpoint (any more), serves the queues that are to be served, lets jobs go
+// whose observer is known again and, when all that is done, counts the dead letters for the metric. It returns false when it
+// should be called again soon.
 func (q *Queue) sweep(ctx context.Context) (done bool, err error) {
-	if err := q.release(ctx); err != nil {
-		return false, err
-	}
 	names, err := store.New().WaitingQueues(ctx, q.runner.pool)
 	if err != nil {
 		return false, fmt.Errorf("list queues with jobs: %w", err)
@@ -283,11 +280,14 @@ func (q *Queue) sweep(ctx context.Context) (done bool, err error) {
 	if done, err = q.producers.adjust(ctx, holding); err != nil {
 		return false, err
 	}
-	done = done && len(holding) == len(names)
+	released, err := q.release(ctx)
+	if err != nil || !released || !done || len(holding) < len(names) {
+		return false, err
+	}
 	counts, err := store.New().CountDeadLetters(ctx, q.runner.pool)
 	if err != nil {
 		return false, fmt.Errorf("count dead letters: %w", err)
 	}
 	q.runner.metrics.setDead(q.set.Load(), counts)
-	return done, nil
+	return true, nil
 }

@@ -90,26 +90,27 @@ func actionType(kind string) string { return strings.TrimPrefix(kind, "weir_") }
 
 // release makes the jobs available whose observer and action are known (again): once for each configuration, and only those,
 // so that workers that know different ones do not toss jobs to each other.
-func (q *Queue) release(ctx context.Context) error {
+// It returns false when there are more.
+func (q *Queue) release(ctx context.Context) (done bool, err error) {
 	if !q.unreleased.Swap(false) {
-		return nil
+		return true, nil
 	}
 	observers, actions, _ := q.names()
-	for {
-		queues, err := store.New().ReleaseUnknown(ctx, q.runner.pool, store.ReleaseUnknownParams{
-			Observers: observers, Actions: actions, MaxRows: releaseBatch,
-		})
-		if err == nil && len(queues) > 0 {
-			err = store.New().NotifyQueues(ctx, q.runner.pool, distinct(queues))
-		}
-		if err != nil {
-			q.unreleased.Store(true)
-			return fmt.Errorf("make jobs available that waited for their observer: %w", err)
-		}
-		if len(queues) < releaseBatch {
-			return nil
-		}
+	queues, err := store.New().ReleaseUnknown(ctx, q.runner.pool, store.ReleaseUnknownParams{
+		Observers: observers, Actions: actions, MaxRows: releaseBatch,
+	})
+	if err == nil && len(queues) > 0 {
+		err = store.New().NotifyQueues(ctx, q.runner.pool, distinct(queues))
 	}
+	if err != nil {
+		q.unreleased.Store(true)
+		return false, fmt.Errorf("make jobs available that waited for their observer: %w", err)
+	}
+	if len(queues) == releaseBatch {
+		q.unreleased.Store(true)
+		return false, nil
+	}
+	return true, nil
 }
 
 // names are the observers, the actions and the queues of everything that a job may name. The lists are parallel. An observer

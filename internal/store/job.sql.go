@@ -326,17 +326,15 @@ SET queue = moved.target,
     metadata = metadata || jsonb_build_object('weir_moved_from',
         coalesce(metadata -> 'weir_moved_from', '[]'::jsonb) || to_jsonb($1::text))
 FROM (
-    SELECT waiting.id AS job_id, known.target
-    FROM (
-        SELECT j.id, j.args, j.metadata FROM weir.river_job j
-        WHERE j.queue = $1::text AND j.state IN ('available', 'retryable', 'scheduled')
-        LIMIT $2::integer
-        FOR UPDATE SKIP LOCKED
-    ) waiting
+    SELECT j.id AS job_id, known.target
+    FROM weir.river_job j
     JOIN (
-        SELECT unnest($3::text[]) AS observer, unnest($4::text[]) AS action, unnest($5::text[]) AS target
-    ) known ON known.observer = waiting.args ->> 'observer' AND known.action = waiting.args ->> 'action'
-    WHERE known.target <> $1::text AND NOT coalesce(waiting.metadata -> 'weir_moved_from', '[]'::jsonb) ? known.target
+        SELECT unnest($2::text[]) AS observer, unnest($3::text[]) AS action, unnest($4::text[]) AS target
+    ) known ON known.observer = j.args ->> 'observer' AND known.action = j.args ->> 'action'
+    WHERE j.queue = $1::text AND j.state IN ('available', 'retryable', 'scheduled') AND known.target <> $1::text
+      AND NOT coalesce(j.metadata -> 'weir_moved_from', '[]'::jsonb) ? known.target
+    LIMIT $5::integer
+    FOR UPDATE OF j SKIP LOCKED
 ) moved
 WHERE id = moved.job_id
 RETURNING moved.target::text AS queue
@@ -344,10 +342,10 @@ RETURNING moved.target::text AS queue
 
 type MoveWaitingParams struct {
 	Queue     string
-	MaxRows   int32
 	Observers []string
 	Actions   []string
 	Queues    []string
+	MaxRows   int32
 }
 
 // MoveWaiting gives the waiting jobs of a queue to the queues of their actions, of those that it looks at, and returns which.
@@ -356,10 +354,10 @@ type MoveWaitingParams struct {
 func (q *Queries) MoveWaiting(ctx context.Context, db DBTX, arg MoveWaitingParams) ([]string, error) {
 	rows, err := db.Query(ctx, moveWaiting,
 		arg.Queue,
-		arg.MaxRows,
 		arg.Observers,
 		arg.Actions,
 		arg.Queues,
+		arg.MaxRows,
 	)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -62,4 +63,15 @@ func TestReloadBetweenTwoLives(t *testing.T) {
 		}
 	}
 	t.Error("the life knows nothing of the new observer")
+}
+
+// A life that has lost its lease before it had one waits for no database: another server may answer by now.
+func TestALostLeaseEndsTheWait(t *testing.T) {
+	t.Parallel()
+	l := &life{log: slog.New(slog.DiscardHandler), health: &health{}}
+	l.lease = lease.New(lease.Options{Logger: l.log})
+	l.lease.Lose(errors.New("another server answers"))
+	if err := l.awaitDatabase(t.Context()); !errors.Is(err, lease.ErrLost) {
+		t.Errorf("got %v", err)
+	}
 }

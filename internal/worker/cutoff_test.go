@@ -46,7 +46,7 @@ func TestCrashCutOff(t *testing.T) {
 	r.orders(30)
 	r.await("30 running deliveries", func() bool { return len(rc.seen()) == 30 })
 	r.spawn(t, r.write(rest))
-	time.Sleep(8 * time.Second) // the second has to have been there for as long as a lease holds
+	time.Sleep(9 * time.Second) // the second has to have been there for as long as a lease holds
 	rl.freeze("")
 	began := time.Now()
 	r.awaitFor(time.Minute, "all 30 again", func() bool { return len(rc.seen()) == 60 })
@@ -78,7 +78,7 @@ func TestCrashForgottenConnections(t *testing.T) {
 	r.await("20 running deliveries", func() bool { return len(rc.seen()) == 20 })
 	rl, config := r.through(t, rest)
 	r.spawn(t, config)
-	time.Sleep(8 * time.Second)
+	time.Sleep(9 * time.Second)
 	rl.freeze(host(t, r.url))
 	if err := victim.Kill(); err != nil {
 		t.Fatal(err)

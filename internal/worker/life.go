@@ -173,6 +173,9 @@ func (l *life) deliver(ctx context.Context) error {
 func (l *life) awaitDatabase(ctx context.Context) error {
 	logged := ""
 	for {
+		if err := l.lease.Err(); err != nil {
+			return err // another server answers by now: the next life asks that one
+		}
 		err := l.prepareDatabase(ctx)
 		var setup *capture.SetupError
 		if err == nil || errors.As(err, &setup) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +43,8 @@ func (l *life) connect(ctx context.Context, conns int32) (*pgxpool.Pool, error) 
 	cfg.MinConns, cfg.MaxConnIdleTime, cfg.PingTimeout = 0, time.Minute, pingTime
 	cfg.ConnConfig.RuntimeParams["application_name"] = "weir:" + l.clientID
 	cfg.ConnConfig.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
-	cfg.ConnConfig.DialFunc = capture.Dial                   // River fetches without a time limit: the kernel has to notice that nobody is there
+	// River fetches without a time limit: the kernel has to notice that nobody is there.
+	cfg.ConnConfig.DialFunc = capture.Dial
 	cfg.AfterConnect = l.sameServer
 	// A worker that was stopped for a while must not fetch, or conclude, what others have taken over meanwhile.
 	cfg.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return true, l.lease.Check() }
@@ -81,10 +83,10 @@ func (l *life) sameServer(ctx context.Context, conn *pgx.Conn) error {
 		SELECT format('%s/%s/%s', system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()),
 		       CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END), pg_is_in_recovery()
 		  FROM pg_control_system()`).Scan(&name, &standby)
-	var denied *pgconn.PgError
+	var refused *pgconn.PgError
 	switch {
-	case errors.As(err, &denied) && denied.Code == "42501":
-		return nil // it cannot be known; the start's checks know the source
+	case errors.As(err, &refused) && slices.Contains([]string{"42501", "42883", "0A000"}, refused.Code):
+		return nil // it may not be asked, or there is no such function; the start's checks know the source
 	case err != nil:
 		return fmt.Errorf("identify the server: %w", err)
 	case standby:

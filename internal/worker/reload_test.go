@@ -238,7 +238,7 @@ func TestReloadWhileTheDatabaseHangs(t *testing.T) {
 	r.await("the failure", func() bool { return strings.Contains(w.log.String(), "add queue") })
 	began := time.Now()
 	w.get(t, "/readyz")
-	if took := time.Since(began); took > 400*time.Millisecond {
+	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("/readyz took %s", took)
 	}
 	if err := tx.Commit(t.Context()); err != nil {

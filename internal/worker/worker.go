@@ -29,6 +29,8 @@ const (
 	// eventCache is how many bytes of recent events are kept for their deliveries.
 	eventCache    = 16 << 20
 	retryDatabase = 2 * time.Second
+	// shortLife is one after which the next does not begin at once.
+	shortLife = 10 * time.Second
 	// remainsTime is how long the remains of earlier lives are waited for at the end.
 	remainsTime = 3 * time.Second
 )
@@ -95,6 +97,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	})
 	undo.add("wait for what is left of earlier lives", func() error { w.await(&w.remains); return nil })
 	for {
+		began := time.Now()
 		err := stopped(ctx, w.live(ctx))
 		switch {
 		case !errors.Is(err, lease.ErrLost):
@@ -106,6 +109,13 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 			return nil
 		}
 		w.log.Warn("this worker begins anew under another client id", "error", err)
+		if time.Since(began) < shortLife { // an address that leads now here, now there
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(retryDatabase):
+			}
+		}
 	}
 }
 
