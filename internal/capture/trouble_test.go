@@ -348,7 +348,19 @@ func TestCopyOfSchemaWeirInItsCluster(t *testing.T) {
 // The age of the checkpoint is that of its position, however often the stream is taken up again meanwhile.
 func TestCheckpointAgeOutlivesOwners(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	// Others' writes, and pages written whole, would be worth a heartbeat, which moves the checkpoint.
+	server, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{
+		Settings: map[string]string{"full_page_writes": "off", "autovacuum": "off"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
+	databaseURL, _, err := server.Database(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rigOn(t, databaseURL)
 	run := r.start("one")
 	r.streaming(run)
 	run.stop(t)
