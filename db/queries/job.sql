@@ -7,8 +7,9 @@ WHERE args @> jsonb_build_object('event_id', @event_id::text)
 ORDER BY id;
 
 -- name: QueueStats :many
--- QueueStats counts the unfinished jobs but for housekeeping's by queue and state, with the time from which the oldest may be worked. It reads
--- the index on which River fetches, for as long as there is a backlog: for a person's question, not for every scrape.
+-- QueueStats counts the unfinished jobs but for housekeeping's by queue and state, with the time from which the oldest may be
+-- worked. It reads the index on which River fetches, for as long as there is a backlog: for a person's question, not for
+-- every scrape.
 SELECT queue, state::text AS state, count(*) AS jobs, min(scheduled_at)::timestamptz AS oldest
 FROM weir.river_job
 WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind <> 'weir_housekeeping'

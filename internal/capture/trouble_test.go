@@ -23,6 +23,20 @@ import (
 	"github.com/fraiseql/weir/internal/setting"
 )
 
+// ownServer starts a server for a test that stops or sets one, with a migrated database.
+func ownServer(t *testing.T, settings map[string]string) (server *sandbox.Postgres, databaseURL string) {
+	t.Helper()
+	server, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{Settings: settings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
+	if databaseURL, _, err = server.Database(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return server, databaseURL
+}
+
 // The COMMIT took place and its answer was lost: the checkpoint tells, and nothing is stored twice.
 func TestAmbiguousCommit(t *testing.T) {
 	t.Parallel()
@@ -349,17 +363,7 @@ func TestCopyOfSchemaWeirInItsCluster(t *testing.T) {
 func TestCheckpointAgeOutlivesOwners(t *testing.T) {
 	t.Parallel()
 	// Others' writes, and pages written whole, would be worth a heartbeat, which moves the checkpoint.
-	server, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{
-		Settings: map[string]string{"full_page_writes": "off", "autovacuum": "off"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
-	databaseURL, _, err := server.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, databaseURL := ownServer(t, map[string]string{"full_page_writes": "off", "autovacuum": "off"})
 	r := rigOn(t, databaseURL)
 	run := r.start("one")
 	r.streaming(run)
@@ -388,15 +392,7 @@ func TestCheckpointAgeOutlivesOwners(t *testing.T) {
 // An idle stream must not hold up the server's fast shutdown, which waits for its walsender.
 func TestServerStopsWhileTheStreamIsIdle(t *testing.T) {
 	t.Parallel()
-	server, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
-	databaseURL, _, err := server.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	server, databaseURL := ownServer(t, nil)
 	r := rigOn(t, databaseURL)
 	r.cfg.Heartbeat = setting.Duration(time.Hour)
 	run := r.start("one")
@@ -536,15 +532,7 @@ func TestEncodings(t *testing.T) {
 // Change log and slot in one database, checkpoint and jobs in another, of the same cluster or not.
 func TestTwoDatabases(t *testing.T) {
 	t.Parallel()
-	other, err := sandbox.StartPostgres(t.Context(), sandbox.PostgresOptions{Settings: map[string]string{"wal_level": "replica"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = other.Stop(context.WithoutCancel(t.Context())) })
-	otherURL, _, err := other.Database(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, otherURL := ownServer(t, map[string]string{"wal_level": "replica"})
 	for name, databaseURL := range map[string]string{"one cluster": postgres.Database(t), "two clusters": otherURL} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

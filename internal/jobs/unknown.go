@@ -89,8 +89,7 @@ func (r *runner) known(ctx context.Context, job *rivertype.JobRow) {
 func actionType(kind string) string { return strings.TrimPrefix(kind, "weir_") }
 
 // release makes the jobs available whose observer and action are known (again): once for each configuration, and only those,
-// so that workers that know different ones do not toss jobs to each other.
-// It returns false when there are more.
+// so that workers that know different ones do not toss jobs to each other. It returns false when there are more.
 func (q *Queue) release(ctx context.Context) (done bool, err error) {
 	if !q.unreleased.Swap(false) {
 		return true, nil

@@ -403,8 +403,9 @@ type QueueStatsRow struct {
 	Oldest time.Time
 }
 
-// QueueStats counts the unfinished jobs but for housekeeping's by queue and state, with the time from which the oldest may be worked. It reads
-// the index on which River fetches, for as long as there is a backlog: for a person's question, not for every scrape.
+// QueueStats counts the unfinished jobs but for housekeeping's by queue and state, with the time from which the oldest may be
+// worked. It reads the index on which River fetches, for as long as there is a backlog: for a person's question, not for
+// every scrape.
 func (q *Queries) QueueStats(ctx context.Context, db DBTX) ([]QueueStatsRow, error) {
 	rows, err := db.Query(ctx, queueStats)
 	if err != nil {
