@@ -57,6 +57,15 @@ type Call struct {
 	CompleteTx func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error
 }
 
+// Preview is what a call would send, for people who ask before anything is sent. It holds no secret.
+type Preview []Part
+
+// Part is a piece of a Preview: "url", "body", "subject", a header, …
+type Part struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
 // Deps is what actions need at run time.
 type Deps struct {
 	HTTP   *outbound.Client

@@ -1,6 +1,7 @@
 package action
 
 import (
+	"errors"
 	"strings"
 	"time"
 )
@@ -36,6 +37,9 @@ type Error struct {
 	After time.Duration
 	// Code is a short word for machines: "status_404", "timeout", "blocked_address", "template", …
 	Code string
+	// Sick says that the endpoint is to blame and not what was sent: a transport error, a timeout, 429, 5xx. Such failures
+	// open its circuit breaker.
+	Sick bool
 	Err  error
 }
 
@@ -65,3 +69,12 @@ func Later(code string, after time.Duration, err error) error {
 
 // Retry is an error that may be gone at the next attempt.
 func Retry(code string, err error) error { return &Error{Class: ClassRetry, Code: code, Err: err} }
+
+// sick marks an *Error as the endpoint's fault, see Error.Sick.
+func sick(err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		e.Sick = true
+	}
+	return err
+}

@@ -265,7 +265,7 @@ func (w *Webhook) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	return out, w.judge(req, res)
 }
 
-// transportError classifies an error of a request that got no answer.
+// transportError classifies an error of a request that got no answer: the endpoint is sick, unless it was not asked.
 func transportError(ctx context.Context, err error) error {
 	var (
 		blocked *outbound.BlockedError
@@ -277,19 +277,19 @@ func transportError(ctx context.Context, err error) error {
 	case errors.As(err, &blocked):
 		return Final("blocked_address", err)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return Retry("timeout", fmt.Errorf("no answer in time: %w", context.Cause(ctx)))
+		return sick(Retry("timeout", fmt.Errorf("no answer in time: %w", context.Cause(ctx))))
 	case ctx.Err() != nil:
 		return Retry("canceled", ctx.Err())
 	case errors.As(err, &dns):
-		return Retry("dns", err)
+		return sick(Retry("dns", err))
 	case isTLS(err):
-		return Retry("tls", err)
+		return sick(Retry("tls", err))
 	case errors.As(err, &network) && network.Timeout():
-		return Retry("timeout", err)
+		return sick(Retry("timeout", err))
 	case errors.As(err, &dial) && dial.Op == "dial":
-		return Retry("connect", err)
+		return sick(Retry("connect", err))
 	default:
-		return Retry("connection", err)
+		return sick(Retry("connection", err))
 	}
 }
 

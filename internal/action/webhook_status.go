@@ -30,6 +30,17 @@ var finalStatuses = []int{400, 405, 406, 410, 411, 413, 414, 415, 422, 431, 501}
 
 // judge turns a response into what becomes of the delivery; nil is success.
 func (w *Webhook) judge(req *http.Request, res *outbound.Response) error {
+	err := w.classify(req, res)
+	if isSick(res.Status) {
+		return sick(err)
+	}
+	return err
+}
+
+// isSick says that a status is the endpoint's trouble and not the delivery's.
+func isSick(status int) bool { return status == http.StatusTooManyRequests || status >= http.StatusInternalServerError }
+
+func (w *Webhook) classify(req *http.Request, res *outbound.Response) error {
 	status := res.Status
 	if status >= 200 && status < 300 {
 		return nil

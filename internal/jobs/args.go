@@ -43,12 +43,28 @@ func (a Args) args() Args { return a }
 // One type of arguments for each type of action: River tells jobs apart by kind.
 type (
 	webhookArgs  struct{ Args }
+	slackArgs    struct{ Args }
+	emailArgs    struct{ Args }
+	smsArgs      struct{ Args }
+	pushArgs     struct{ Args }
 	databaseArgs struct{ Args }
 	logArgs      struct{ Args }
 )
 
 // Kind is River's name for the type.
 func (webhookArgs) Kind() string { return "weir_webhook" }
+
+// Kind is River's name for the type.
+func (slackArgs) Kind() string { return "weir_slack" }
+
+// Kind is River's name for the type.
+func (emailArgs) Kind() string { return "weir_email" }
+
+// Kind is River's name for the type.
+func (smsArgs) Kind() string { return "weir_sms" }
+
+// Kind is River's name for the type.
+func (pushArgs) Kind() string { return "weir_push" }
 
 // Kind is River's name for the type.
 func (databaseArgs) Kind() string { return "weir_database" }

@@ -95,6 +95,14 @@ func typedArgs(actionType string, a Args) river.JobArgs {
 	switch actionType {
 	case "webhook":
 		return webhookArgs{a}
+	case "slack":
+		return slackArgs{a}
+	case "email":
+		return emailArgs{a}
+	case "sms":
+		return smsArgs{a}
+	case "push":
+		return pushArgs{a}
 	case "database":
 		return databaseArgs{a}
 	case "log":

@@ -111,6 +111,10 @@ func New(o Options) (*Queue, error) {
 
 	workers := river.NewWorkers()
 	river.AddWorker(workers, newWorker[webhookArgs](q.runner))
+	river.AddWorker(workers, newWorker[slackArgs](q.runner))
+	river.AddWorker(workers, newWorker[emailArgs](q.runner))
+	river.AddWorker(workers, newWorker[smsArgs](q.runner))
+	river.AddWorker(workers, newWorker[pushArgs](q.runner))
 	river.AddWorker(workers, newWorker[databaseArgs](q.runner))
 	river.AddWorker(workers, newWorker[logArgs](q.runner))
 	river.AddWorker(workers, &housekeeper{queue: q})
