@@ -38,7 +38,9 @@ func (w *Webhook) judge(req *http.Request, res *outbound.Response) error {
 }
 
 // isSick says that a status is the endpoint's trouble and not the delivery's.
-func isSick(status int) bool { return status == http.StatusTooManyRequests || status >= http.StatusInternalServerError }
+func isSick(status int) bool {
+	return status == http.StatusTooManyRequests || status >= http.StatusInternalServerError
+}
 
 func (w *Webhook) classify(req *http.Request, res *outbound.Response) error {
 	status := res.Status

@@ -17,13 +17,14 @@ import (
 
 // committer is the one writer: it stores batches in order, each in a transaction with the checkpoint.
 type committer struct {
-	conn    *pgx.Conn
-	sink    Sink
-	epoch   int64
-	pos     event.Position // as stored
-	stored  *atomic.Uint64 // a confirmed, read by the stream
-	metrics *metrics
-	log     *slog.Logger
+	conn      *pgx.Conn
+	sink      Sink
+	committed func() // optional
+	epoch     int64
+	pos       event.Position // as stored
+	stored    *atomic.Uint64 // a confirmed, read by the stream
+	metrics   *metrics
+	log       *slog.Logger
 }
 
 func (c *committer) run(ctx context.Context, batches <-chan *batch) error {
@@ -106,6 +107,9 @@ func (c *committer) commit(ctx context.Context, changes []event.Change, end even
 	bad := rejected(changes)
 	c.metrics.changes.WithLabelValues("rejected").Add(float64(bad))
 	c.metrics.changes.WithLabelValues("event").Add(float64(len(changes) - bad))
+	if c.committed != nil && len(changes) > 0 {
+		c.committed()
+	}
 	return nil
 }
 

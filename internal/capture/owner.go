@@ -32,6 +32,7 @@ type Options struct {
 	Installation string
 	ClientID     string // who owns the stream; part of each session's application_name
 	Sink         Sink
+	Committed    func() // told after each COMMIT of what went through Sink; optional
 	Logger       *slog.Logger
 	Registerer   prometheus.Registerer
 }
@@ -293,7 +294,8 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 		every: statusEvery(timeout), rarely: rarely(timeout), silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
 	}
 	writer := committer{
-		conn: dst, sink: s.opts.Sink, epoch: cp.Epoch, pos: cp.Position, stored: &stored, metrics: s.metrics, log: s.log,
+		conn: dst, sink: s.opts.Sink, committed: s.opts.Committed, epoch: cp.Epoch, pos: cp.Position, stored: &stored,
+		metrics: s.metrics, log: s.log,
 	}
 	beat := heartbeat{conn: src, slot: s.cfg.Slot, every: s.cfg.Heartbeat.Std(), metrics: s.metrics}
 	group, ctx := errgroup.WithContext(ctx)
