@@ -170,12 +170,18 @@ func (a *app) writeReport(w io.Writer, r ops.EventReport) {
 	}
 }
 
-// lastError is what went wrong with a delivery, "" for one that was delivered after all.
+// lastError is what went wrong with a delivery or what it waits for, "" for one that was delivered after all.
 func lastError(d ops.Delivery) string {
-	if d.State == "completed" {
+	switch {
+	case d.State == "completed":
 		return ""
+	case d.WaitsFor == nil:
+		return d.LastError
+	case d.WaitsFor.DeadLetter:
+		return fmt.Sprintf("waits in line behind job %d, a dead letter: weir dlq show %[1]d", d.WaitsFor.JobID)
+	default:
+		return fmt.Sprintf("waits in line behind job %d (%s)", d.WaitsFor.JobID, d.WaitsFor.State)
 	}
-	return d.LastError
 }
 
 // writeErrors tells of every attempt that failed, also of those before a success.

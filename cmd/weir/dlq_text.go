@@ -49,6 +49,9 @@ func (a *app) writeDeadLetter(w io.Writer, d ops.DeadLetter) {
 	t.add(c("created"), c(agoAndWhen(now, d.CreatedAt)))
 	t.add(c("failed"), c(agoAndWhen(now, d.FinalizedAt)))
 	t.add(c("outcome"), c(outcomeText(d.Outcome)))
+	if d.Waiting > 0 {
+		t.add(c("in line"), cell{count(d.Waiting, "delivery") + " of this entity, to run in order", yellow})
+	}
 	if d.Outcome != nil && d.Outcome.ResponseBody != "" {
 		t.add(c("response"), c(short(d.Outcome.ResponseBody, 200)))
 	}

@@ -41,11 +41,8 @@ func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) err
 	case c.Reason != "":
 		return w.bury(ctx, job, "bad_row", errors.New(c.Reason))
 	}
-	err = completeTx(ctx, w.queue.runner.pool, job.JobRow, func(ctx context.Context, tx pgx.Tx) error {
-		if err := w.queue.index.Record(ctx, tx, []*event.Event{&c.Event}); err != nil {
-			return err
-		}
-		return w.queue.insert(ctx, tx, w.queue.match(&c.Event, ""))
+	err = w.deliver(ctx, job, func(ctx context.Context, tx pgx.Tx) ([]river.InsertManyParams, error) {
+		return w.queue.match(&c.Event, ""), w.queue.index.Record(ctx, tx, []*event.Event{&c.Event})
 	})
 	if capture.Refused(err) {
 		return w.bury(ctx, job, "refused", err)
@@ -77,16 +74,37 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 			return w.bury(ctx, job, "condition", errors.New(again.Reason))
 		}
 	}
-	return completeTx(ctx, w.queue.runner.pool, job.JobRow, func(ctx context.Context, tx pgx.Tx) error {
+	return w.deliver(ctx, job, func(ctx context.Context, tx pgx.Tx) ([]river.InsertManyParams, error) {
 		// A click on Retry in River UI works a completed job again. There is one job for a delivery, also then.
 		made, err := store.New().DeliveriesOf(ctx, tx, store.DeliveriesOfParams{
 			EventText: job.Args.EventID.String(), EventID: job.Args.EventID, PK: job.Args.PK, Observer: job.Args.Observer,
 		})
 		if err != nil || made > 0 {
+			return nil, err
+		}
+		return params, nil
+	})
+}
+
+// deliver completes the change's job in the transaction that inserts its deliveries.
+func (w *changeWorker) deliver(
+	ctx context.Context, job *river.Job[changeArgs], jobs func(context.Context, pgx.Tx) ([]river.InsertManyParams, error),
+) error {
+	var waiting []sequence
+	err := completeTx(ctx, w.queue.runner.pool, job.JobRow, func(ctx context.Context, tx pgx.Tx) error {
+		params, err := jobs(ctx, tx)
+		if err != nil {
 			return err
 		}
-		return w.queue.insert(ctx, tx, params)
+		late(params)
+		waiting, err = w.queue.insert(ctx, tx, params)
+		return err
 	})
+	if err == nil {
+		// What waited behind the change itself may wait no more, either.
+		w.queue.turns.call(append(waiting, sequenceOf(job.Args.Args))...)
+	}
+	return err
 }
 
 func (w *changeWorker) bury(ctx context.Context, job *river.Job[changeArgs], code string, err error) error {

@@ -72,7 +72,7 @@ func (anyArgs) Kind() string { return "" }
 // completeTx is what an action that runs in the database gets as Call.CompleteTx. The outcome is recorded before the job is
 // completed: what is recorded later finds no running job.
 func (r *runner) completeTx(ctx context.Context, d *delivery, work func(context.Context, pgx.Tx) (event.Outcome, error)) error {
-	return away(completeTx(ctx, r.functions, d.job, func(ctx context.Context, tx pgx.Tx) error {
+	err := completeTx(ctx, r.functions, d.job, func(ctx context.Context, tx pgx.Tx) error {
 		out, err := work(ctx, tx)
 		if err != nil {
 			return err
@@ -82,5 +82,7 @@ func (r *runner) completeTx(ctx context.Context, d *delivery, work func(context.
 		}
 		out.DurationMS = time.Since(d.began).Milliseconds()
 		return river.RecordOutput(ctx, output{Result: delivered, Outcome: out})
-	}))
+	})
+	d.completed = err == nil
+	return away(err)
 }

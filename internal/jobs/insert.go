@@ -21,35 +21,55 @@ const insertSlice = 5000
 // fails, becomes a job of kind weir_change.
 //
 // The jobs go in by slices: a batch is bounded by its changes, and each of them may lead to any number of deliveries.
+//
+// One transaction at a time: Committed, or the next Insert, comes before any other.
 func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) error {
+	q.uncommitted = nil
 	var params []river.InsertManyParams
 	for i := range changes {
 		c := &changes[i]
 		if c.Reason != "" {
-			params = append(params, changeJob(&c.Event, "", c.Reason))
+			params = append(params, changeJob(&c.Event, "", c.Reason, observer.OrderingNone))
 		} else {
 			params = append(params, q.match(&c.Event, "")...)
 		}
 		if len(params) < insertSlice {
 			continue
 		}
-		if err := q.insert(ctx, tx, params); err != nil {
+		if err := q.insertSome(ctx, tx, params); err != nil {
 			return err
 		}
 		clear(params)
 		params = params[:0]
 	}
-	return q.insert(ctx, tx, params)
+	return q.insertSome(ctx, tx, params)
 }
 
-func (q *Queue) insert(ctx context.Context, tx pgx.Tx, params []river.InsertManyParams) error {
+func (q *Queue) insertSome(ctx context.Context, tx pgx.Tx, params []river.InsertManyParams) error {
+	waiting, err := q.insert(ctx, tx, params)
+	q.uncommitted = append(q.uncommitted, waiting...)
+	return err
+}
+
+// Committed is to be called after the COMMIT of what Insert was called in.
+func (q *Queue) Committed() {
+	q.turns.call(q.uncommitted...)
+	q.uncommitted = nil
+}
+
+// insert inserts jobs and returns the sequences in which some of them wait for their turn: after the COMMIT, turns.call has to
+// be told, since what they wait for may have ended meanwhile without seeing them.
+func (q *Queue) insert(ctx context.Context, tx pgx.Tx, params []river.InsertManyParams) (waiting []sequence, err error) {
 	if len(params) == 0 {
-		return nil
+		return nil, nil
+	}
+	if waiting, err = q.turns.arrange(ctx, tx, params); err != nil {
+		return nil, err
 	}
 	if _, err := q.client.InsertManyFastTx(ctx, tx, params); err != nil {
-		return fmt.Errorf("insert %d jobs: %w", len(params), err)
+		return nil, fmt.Errorf("insert %d jobs: %w", len(params), err)
 	}
-	return nil
+	return waiting, nil
 }
 
 // match makes the jobs of an event, of all observers or of one.
@@ -74,7 +94,8 @@ func (q *Queue) match(e *event.Event, only string) []river.InsertManyParams {
 		if only == "" { // who asks for one observer asks again
 			q.runner.metrics.condErrors.WithLabelValues(failed.Observer).Inc()
 		}
-		params = append(params, changeJob(e, failed.Observer, failed.Err.Error()))
+		ordering, _, _ := q.set.Load().Order(failed.Observer)
+		params = append(params, changeJob(e, failed.Observer, failed.Err.Error(), ordering))
 	}
 	if len(params) == 0 && only == "" {
 		q.runner.metrics.unmatched.Inc()
@@ -87,6 +108,7 @@ func deliveryJob(e *event.Event, b *observer.Bound) river.InsertManyParams {
 		Args: typedArgs(b.Action.Type(), argsOf(e, b.Observer, b.Action.Name())),
 		InsertOpts: &river.InsertOpts{
 			Queue: QueueName(b.Action.Endpoint()), Priority: b.Action.Priority(), MaxAttempts: b.Retry.MaxAttempts,
+			Metadata: markOf(e, b.Ordering),
 		},
 	}
 }
@@ -112,9 +134,9 @@ func typedArgs(actionType string, a Args) river.JobArgs {
 	}
 }
 
-func changeJob(e *event.Event, obs, reason string) river.InsertManyParams {
+func changeJob(e *event.Event, obs, reason string, ordering observer.Ordering) river.InsertManyParams {
 	return river.InsertManyParams{
 		Args:       changeArgs{Args: argsOf(e, obs, ""), CommitTime: time.Time(e.CommitTime), Reason: short(reason)},
-		InsertOpts: &river.InsertOpts{Queue: queueChange},
+		InsertOpts: &river.InsertOpts{Queue: queueChange, Metadata: markOf(e, ordering)},
 	}
 }

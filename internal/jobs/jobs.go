@@ -85,6 +85,9 @@ type Queue struct {
 	unreleased atomic.Bool
 
 	producers producers
+	turns     *turns
+	// uncommitted are the sequences in which something waits that Insert has inserted and Committed has not heard of.
+	uncommitted []sequence
 }
 
 // New makes a queue that can insert jobs; Run works them.
@@ -100,8 +103,9 @@ func New(o Options) (*Queue, error) {
 	q.setHistory(o.History)
 	m := newMetrics(o.Registerer)
 	m.expect(o.Observers)
+	q.turns = newTurns(o.Pool, &q.set, q.log)
 	q.runner = &runner{
-		pool: o.Pool, functions: o.Functions, lease: o.Lease, index: o.Index, set: &q.set, metrics: m, log: q.log,
+		pool: o.Pool, functions: o.Functions, lease: o.Lease, index: o.Index, set: &q.set, turns: q.turns, metrics: m, log: q.log,
 	}
 
 	q.rescuer = &rescuer{
@@ -162,6 +166,8 @@ func (q *Queue) Run(ctx context.Context) error {
 		return nil
 	}
 	defer q.working.Store(false)
+	stopCalling := q.turns.start(context.WithoutCancel(ctx), q.client)
+	defer stopCalling() // when River has stopped: what ends until then has successors, too
 	var rescuing sync.WaitGroup
 	rescuing.Go(func() { q.rescuer.run(ctx) })
 	rescuing.Go(func() {
@@ -269,9 +275,9 @@ func (q *Queue) tidy(ctx context.Context) (done bool, err error) {
 	return done, err
 }
 
-// sweep moves the jobs of queues that belong to no endpoint (any more), serves the queues that are to be served, lets jobs go
-// whose observer is known again and, when all that is done, counts the dead letters for the metric. It returns false when it
-// should be called again soon.
+// sweep moves the jobs of queues that belong to no endpoint (any more), serves the queues that are to be served, calls
+// deliveries whose turn it is, lets jobs go whose observer is known again and, when all that is done, counts the dead letters
+// for the metric. It returns false when it should be called again soon.
 func (q *Queue) sweep(ctx context.Context) (done bool, err error) {
 	names, err := store.New().WaitingQueues(ctx, q.runner.pool)
 	if err != nil {
@@ -284,8 +290,12 @@ func (q *Queue) sweep(ctx context.Context) (done bool, err error) {
 	if done, err = q.producers.adjust(ctx, holding); err != nil {
 		return false, err
 	}
+	swept, err := q.turns.sweep(ctx)
+	if err != nil {
+		return false, err
+	}
 	released, err := q.release(ctx)
-	if err != nil || !released || !done || len(holding) < len(names) {
+	if err != nil || !released || !swept || !done || len(holding) < len(names) {
 		return false, err
 	}
 	counts, err := store.New().CountDeadLetters(ctx, q.runner.pool)

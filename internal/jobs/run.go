@@ -44,6 +44,7 @@ type runner struct {
 	lease     *lease.Lease
 	index     *index.Index
 	set       *atomic.Pointer[observer.Set]
+	turns     *turns
 	strangers strangers // for whom deliveries wait
 	metrics   *metrics
 	log       *slog.Logger
@@ -57,6 +58,8 @@ type delivery struct {
 	rec   index.Record
 	out   event.Outcome
 	began time.Time
+
+	completed bool // by the action, in its own transaction
 }
 
 type step func(context.Context, *delivery) error
@@ -66,6 +69,7 @@ func (r *runner) chain() step {
 	s := r.act
 	for _, wrap := range slices.Backward([]func(step) step{
 		r.resolve,  // which action, in the configuration of now
+		r.inOrder,  // whether it is the delivery's turn
 		r.conclude, // River's verb, outcome, metrics
 		r.load,     // the event
 		r.deadline, // the action's timeout

@@ -1,6 +1,7 @@
 package observer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,12 @@ type Config struct {
 	EventType EventTypes `yaml:"event_type,omitempty"`
 	// Condition is an expression over the event that has to be true. Default: none.
 	Condition *rule.Condition `yaml:"condition,omitempty"`
+	// Ordering is none, or entity: deliveries for one entity run one event after the other, in commit order, those for
+	// different entities in parallel. An event without an entity_id keeps no order. Default: none.
+	Ordering Ordering `yaml:"ordering,omitempty" jsonschema:"enum=none,enum=entity"`
+	// OnDeadLetter says, with ordering: entity, whether a dead letter holds up the later deliveries of its entity until
+	// somebody acts (block), or is passed over (skip). Default: block.
+	OnDeadLetter OnDeadLetter `yaml:"on_dead_letter,omitempty" jsonschema:"enum=block,enum=skip"`
 	// OnFailure is what becomes of a delivery that failed for good. dlq: it is kept as a dead letter. alert: kept, and
 	// weir_alerts_total counts it. log: one error line, not kept. Default: dlq.
 	OnFailure OnFailure `yaml:"on_failure,omitempty" jsonschema:"enum=dlq,enum=alert,enum=log"`
@@ -35,6 +42,24 @@ type Config struct {
 	// Actions are what to do: each is a delivery of its own for each event.
 	Actions []action.Config `yaml:"actions" jsonschema:"required,minItems=1"`
 }
+
+// Ordering says which deliveries of an observer run one after the other.
+type Ordering string
+
+// The values of ordering.
+const (
+	OrderingNone   Ordering = "none"   // all run in parallel
+	OrderingEntity Ordering = "entity" // those of one entity in commit order
+)
+
+// OnDeadLetter says what a dead letter means for the later deliveries of its entity.
+type OnDeadLetter string
+
+// The values of on_dead_letter.
+const (
+	DeadLetterBlocks  OnDeadLetter = "block" // they wait until it is retried or removed
+	DeadLetterSkipped OnDeadLetter = "skip"  // they go on without it
+)
 
 // OnFailure is what becomes of a delivery that failed for good.
 type OnFailure string
@@ -52,20 +77,23 @@ func (c Config) WithDefaults() Config {
 		enabled := true
 		c.Enabled = &enabled
 	}
-	if c.OnFailure == "" {
-		c.OnFailure = OnFailureDLQ
-	}
+	c.Ordering = cmp.Or(c.Ordering, OrderingNone)
+	c.OnDeadLetter = cmp.Or(c.OnDeadLetter, DeadLetterBlocks)
+	c.OnFailure = cmp.Or(c.OnFailure, OnFailureDLQ)
 	c.Retry = c.Retry.WithDefaults()
 	return c
 }
 
-// Check finds actions that share a name: deliveries name their action, so it must be one.
+// Check finds actions that share a name: deliveries name their action, so it must be one. And what nothing would read.
 func (c Config) Check(value func(key string) ast.Node) error {
+	var errs []error
+	if node := value("on_dead_letter"); node != nil && node.Type() != ast.NullType && c.Ordering != OrderingEntity {
+		errs = append(errs, setting.ErrorAt(node, "on_dead_letter says nothing without an order: add ordering: entity, or remove it"))
+	}
 	list, ok := value("actions").(*ast.SequenceNode)
 	if !ok || len(list.Values) != len(c.Actions) {
-		return nil // reported already
+		return errors.Join(errs...) // reported already
 	}
-	var errs []error
 	seen := map[string]bool{}
 	for i, a := range c.Actions {
 		if name := a.Name(); name != "" && seen[name] {

@@ -40,6 +40,7 @@ type Bound struct {
 	Observer  string
 	Retry     RetryPolicy
 	OnFailure OnFailure
+	Ordering  Ordering
 	Action    action.Action
 }
 
@@ -72,7 +73,7 @@ func compile(name string, cfg Config, deps action.Deps) (*compiled, error) {
 			return nil, fmt.Errorf("two actions are named %q", a.Name())
 		}
 		o.bound = append(o.bound, &Bound{
-			Observer: name, Retry: cfg.Retry, OnFailure: cfg.OnFailure, Action: a.Bind(deps),
+			Observer: name, Retry: cfg.Retry, OnFailure: cfg.OnFailure, Ordering: cfg.Ordering, Action: a.Bind(deps),
 		})
 	}
 	return o, nil
@@ -189,6 +190,15 @@ func (s *Set) observer(name string) *compiled {
 
 // Has says that there is an observer of this name, enabled or not.
 func (s *Set) Has(observer string) bool { return s.observer(observer) != nil }
+
+// Order is what an observer says about the order of its deliveries; ok is false for one that is unknown.
+func (s *Set) Order(observer string) (ordering Ordering, onDeadLetter OnDeadLetter, ok bool) {
+	o := s.observer(observer)
+	if o == nil {
+		return "", "", false
+	}
+	return o.cfg.Ordering, o.cfg.OnDeadLetter, true
+}
 
 // All are the actions of every observer, enabled or not: by observer's name, then in the order of the file.
 func (s *Set) All() []*Bound {

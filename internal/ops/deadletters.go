@@ -101,6 +101,9 @@ type DeadLetter struct {
 	Delivery
 	// Event is as receivers get it; null for a change that is no event, and when it is no longer stored.
 	Event json.RawMessage `json:"event"`
+	// Waiting counts the deliveries of its entity that wait for their turn (ordering: entity): for this one to be retried or
+	// removed, if it is the first.
+	Waiting int64 `json:"waiting"`
 }
 
 // Show returns one dead letter. The error wraps ErrNoDeadLetter when the job is none.
@@ -124,7 +127,13 @@ func (d DeadLetters) Show(ctx context.Context, id int64) (DeadLetter, error) {
 	if err != nil && !notFound(err) {
 		return DeadLetter{}, fmt.Errorf("read event %s: %w", key.ID, err)
 	}
-	return DeadLetter{Delivery: delivery, Event: found.Payload}, nil
+	waiting, err := store.New().CountInLine(ctx, d.db, store.CountInLineParams{
+		Observer: delivery.Observer, Entity: delivery.Entity, EntityID: delivery.EntityID,
+	})
+	if err != nil {
+		return DeadLetter{}, fmt.Errorf("count what waits behind job %d: %w", id, err)
+	}
+	return DeadLetter{Delivery: delivery, Event: found.Payload, Waiting: waiting}, nil
 }
 
 // Act says what an act on dead letters did.

@@ -121,11 +121,37 @@ func (q Question) deliveries(ctx context.Context, db DB, id uuid.UUID) ([]Delive
 		if err != nil {
 			return nil, err
 		}
-		if q.Only == "" || q.Only == d.Observer {
-			deliveries = append(deliveries, d)
+		if q.Only != "" && q.Only != d.Observer {
+			continue
 		}
+		if d.WaitsFor, err = q.waitsFor(ctx, db, d); err != nil {
+			return nil, err
+		}
+		deliveries = append(deliveries, d)
 	}
 	return q.moved(ctx, db, id, deliveries)
+}
+
+// waitsFor finds what has to end before a pending delivery has its turn.
+func (q Question) waitsFor(ctx context.Context, db DB, d Delivery) (*WaitsFor, error) {
+	if d.State != "pending" {
+		return nil, nil //nolint:nilnil // nothing
+	}
+	skip := false
+	if q.Observers != nil {
+		_, onDeadLetter, _ := q.Observers.Order(d.Observer)
+		skip = onDeadLetter == observer.DeadLetterSkipped
+	}
+	first, err := store.New().FirstOfSequence(ctx, db, store.FirstOfSequenceParams{
+		Observer: d.Observer, Entity: d.Entity, EntityID: d.EntityID, SkipDead: skip,
+	})
+	switch {
+	case notFound(err) || first.ID == d.JobID:
+		return nil, nil //nolint:nilnil // it is about to be called
+	case err != nil:
+		return nil, fmt.Errorf("find what job %d waits for: %w", d.JobID, err)
+	}
+	return &WaitsFor{JobID: first.ID, State: first.State, DeadLetter: first.Dead}, nil
 }
 
 // moved adds the deliveries that have left River's table. One that is in both is River's: it was retried by hand after its

@@ -45,6 +45,8 @@ type Delivery struct {
 	TxIndex   int64      `json:"tx_index"`
 	PK        int64      `json:"pk"` // of the row in the change log, 0 without one
 
+	// WaitsFor is the job that comes first, of a delivery that waits for its turn (ordering: entity); null otherwise.
+	WaitsFor *WaitsFor `json:"waits_for"`
 	// Outcome is what the last attempt recorded; null before the first one has ended.
 	Outcome *Outcome `json:"outcome"`
 	// Errors are those of all attempts, the oldest first; `weir dlq retry` keeps them.
@@ -53,6 +55,13 @@ type Delivery struct {
 	LastError string `json:"last_error"`
 
 	day string
+}
+
+// WaitsFor is what a delivery waits for.
+type WaitsFor struct {
+	JobID      int64  `json:"job_id"`
+	State      string `json:"state"`
+	DeadLetter bool   `json:"dead_letter"`
 }
 
 // Outcome is what an attempt left behind.

@@ -154,7 +154,7 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 	}
 	l.stream = capture.New(l.cfg.Source.Config, capture.Options{
 		SourceURL: l.cfg.Source.URL.Value(), DatabaseURL: l.cfg.Database.URL.Value(), Installation: l.cfg.Installation,
-		ClientID: l.clientID, Sink: sink{history, l.queue}, Logger: l.log, Registerer: l.registerer,
+		ClientID: l.clientID, Sink: sink{history, l.queue}, Committed: l.queue.Committed, Logger: l.log, Registerer: l.registerer,
 	})
 	return nil
 }

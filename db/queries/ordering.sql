@@ -1,0 +1,121 @@
+-- name: FirstInLine :one
+-- FirstInLine says of a delivery that keeps an order whether an earlier one of its sequence has to be waited for, and whether a
+-- later one has been delivered already. With skip_dead, dead letters are not waited for.
+SELECT (EXISTS (
+           SELECT FROM weir.ordered_job o
+           WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
+             AND (o.lsn, o.tx_index) < (me.lsn, me.tx_index)
+             AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT me.skip_dead))
+       ))::boolean AS waits,
+       (EXISTS (
+           SELECT FROM weir.ordered_job o
+           WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
+             AND (o.lsn, o.tx_index) > (me.lsn, me.tx_index)
+             AND o.state = 'completed'
+       ))::boolean AS overtaken
+FROM (
+    SELECT @observer::text AS observer, @entity::text AS entity, @entity_id::text AS entity_id, '0/0'::pg_lsn + @lsn::bigint AS lsn,
+           @tx_index::bigint AS tx_index, @skip_dead::boolean AS skip_dead
+) me;
+
+-- name: HeldSequences :many
+-- HeldSequences are, of those named (the arrays are parallel), the sequences that hold something which later deliveries have to
+-- wait for.
+SELECT k.observer::text AS observer, k.entity::text AS entity, k.entity_id::text AS entity_id
+FROM (
+    SELECT unnest(@observers::text[]) AS observer, unnest(@entities::text[]) AS entity, unnest(@entity_ids::text[]) AS entity_id,
+           unnest(@skip_dead::boolean[]) AS skip_dead
+) k
+WHERE EXISTS (
+    SELECT FROM weir.ordered_job o
+    WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id
+      AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT k.skip_dead)));
+
+-- name: CallNext :many
+-- CallNext makes available what is first in line in each of the sequences named (the arrays are parallel) and waits for its
+-- turn, and returns the queues. A sequence whose first is under way, or a dead letter that is not skipped, stays as it is. What
+-- another caller has locked is passed over: that one makes it available.
+UPDATE weir.river_job
+SET state = 'available', scheduled_at = now()
+WHERE id IN (
+    SELECT j.id
+    FROM (
+        SELECT unnest(@observers::text[]) AS observer, unnest(@entities::text[]) AS entity, unnest(@entity_ids::text[]) AS entity_id,
+               unnest(@skip_dead::boolean[]) AS skip_dead
+    ) k
+    CROSS JOIN LATERAL (
+        SELECT o.lsn, o.tx_index FROM weir.ordered_job o
+        WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id
+          AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT k.skip_dead))
+        ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index
+        LIMIT 1
+    ) first
+    JOIN weir.ordered_job n ON n.observer = k.observer AND n.entity = k.entity AND n.entity_id = k.entity_id
+        AND n.lsn = first.lsn AND n.tx_index = first.tx_index AND n.state <> 'completed' AND n.state = 'pending'
+    JOIN weir.river_job j ON j.id = n.id AND j.state = 'pending'
+    FOR UPDATE OF j SKIP LOCKED)
+RETURNING queue;
+
+-- name: WaitInLine :one
+-- WaitInLine puts a running job back to wait for its turn and gives the attempt back. It gets a new id, so that whatever River
+-- still concludes about this attempt finds no such job: by then it may run again elsewhere.
+UPDATE weir.river_job
+SET id = nextval('weir.river_job_id_seq'), state = 'pending', attempt = greatest(attempt - 1, 0)
+WHERE id = @id AND state = 'running'
+RETURNING id;
+
+-- name: SequencesAfter :many
+-- SequencesAfter is a page of the sequences that hold a job which is not completed, from the one after that named on. It leaps
+-- from one to the next in the index.
+WITH RECURSIVE found AS (
+    (SELECT o.observer, o.entity, o.entity_id
+     FROM weir.ordered_job o
+     WHERE (o.observer, o.entity, o.entity_id) > (@observer::text, @entity::text, @entity_id::text) AND o.state <> 'completed'
+     ORDER BY o.observer, o.entity, o.entity_id
+     LIMIT 1)
+    UNION ALL
+    SELECT n.observer, n.entity, n.entity_id
+    FROM found f
+    CROSS JOIN LATERAL (
+        SELECT o.observer, o.entity, o.entity_id
+        FROM weir.ordered_job o
+        WHERE (o.observer, o.entity, o.entity_id) > (f.observer, f.entity, f.entity_id) AND o.state <> 'completed'
+        ORDER BY o.observer, o.entity, o.entity_id
+        LIMIT 1
+    ) n
+)
+SELECT observer::text AS observer, entity::text AS entity, entity_id::text AS entity_id FROM found LIMIT @max_rows::integer;
+
+-- name: LetGo :many
+-- LetGo makes everything available that waits for its turn in the sequences named (the arrays are parallel) and is older than
+-- an age, and returns the queues: nobody keeps their order any more.
+UPDATE weir.river_job
+SET state = 'available', scheduled_at = now()
+WHERE id IN (
+    SELECT j.id
+    FROM (
+        SELECT unnest(@observers::text[]) AS observer, unnest(@entities::text[]) AS entity, unnest(@entity_ids::text[]) AS entity_id
+    ) k
+    JOIN weir.ordered_job o ON o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id
+    JOIN weir.river_job j ON j.id = o.id AND j.state = 'pending'
+    WHERE o.state <> 'completed' AND o.state = 'pending' AND o.created_at <= now() - @age::interval
+    LIMIT @max_rows::integer
+    FOR UPDATE OF j SKIP LOCKED)
+RETURNING queue;
+
+-- name: FirstOfSequence :one
+-- FirstOfSequence is what a delivery waits for that keeps an order: the first of its sequence that is not finished, or a dead
+-- letter if those are not skipped. pgx.ErrNoRows: nothing.
+SELECT o.id, o.state::text AS state, o.dead
+FROM weir.ordered_job o
+WHERE o.observer = @observer::text AND o.entity = @entity::text AND o.entity_id = @entity_id::text
+  AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT @skip_dead::boolean))
+ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index, o.id
+LIMIT 1;
+
+-- name: CountInLine :one
+-- CountInLine counts the deliveries that wait for their turn in a sequence.
+SELECT count(*)
+FROM weir.ordered_job o
+WHERE o.observer = @observer::text AND o.entity = @entity::text AND o.entity_id = @entity_id::text
+  AND o.state <> 'completed' AND o.state = 'pending';
