@@ -131,6 +131,44 @@ func (t Template) Static() (string, bool) {
 	return t.source, true
 }
 
+// Split cuts the template at each sep of its literal text that does not stand in double quotes. What a value holds cuts
+// nothing. The pieces are for places of text: Text, HTML, Slack and Header.
+func (t Template) Split(sep byte) []Template {
+	var (
+		pieces  []Template
+		piece   Template
+		quoted  bool
+		escaped bool
+	)
+	for _, s := range t.segments {
+		from := 0
+		for i := range len(s.literal) {
+			switch c := s.literal[i]; {
+			case escaped:
+				escaped = false
+			case quoted && c == '\\':
+				escaped = true
+			case c == '"':
+				quoted = !quoted
+			case c == sep && !quoted:
+				pieces = append(pieces, piece.with(segment{literal: s.literal[from:i]}))
+				piece, from = Template{}, i+1
+			}
+		}
+		piece = piece.with(segment{literal: s.literal[from:], value: s.value})
+	}
+	return append(pieces, piece)
+}
+
+func (t Template) with(s segment) Template {
+	t.segments = append(t.segments, s)
+	t.source += s.literal
+	if s.value != nil {
+		t.source += "{{ " + s.value.source + " }}"
+	}
+	return t
+}
+
 // UnmarshalYAML compiles a template at a node of the file: text, or {file: path} relative to the file's folder. One
 // line break at the end of such a file is not part of the template.
 func (t *Template) UnmarshalYAML(ctx context.Context, node ast.Node) error {

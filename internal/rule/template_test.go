@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -353,6 +354,37 @@ func TestSchema(t *testing.T) {
 	} {
 		if !strings.Contains(string(raw), want) {
 			t.Errorf("the schema has no %s: %s", want, raw)
+		}
+	}
+}
+
+// What a template's text cuts is cut; a comma in quotes, in an expression or in a value cuts nothing.
+func TestSplit(t *testing.T) {
+	t.Parallel()
+	env := rule.NewEnv(hostile(`a, b`))
+	for source, want := range map[string][]string{
+		"":                                     {""},
+		"a":                                    {"a"},
+		"a,b,":                                 {"a", "b", ""},
+		"{{ note }},{{ note }}":                {"a, b", "a, b"},
+		"{{ replace(note, ',', ';') }}":        {"a; b"},
+		`"Doe, Jane" <j@x>, "{{ note }}, c",d`: {`"Doe, Jane" <j@x>`, ` "a, b, c"`, "d"},
+		`"a\",b",c`:                            {`"a\",b"`, "c"},
+		`x {{ note }} y,z`:                     {"x a, b y", "z"},
+	} {
+		var got []string
+		for _, piece := range template(t, source).Split(',') {
+			text, err := piece.Text(env)
+			if err != nil {
+				t.Errorf("%s: %v", source, err)
+			}
+			if _, static := piece.Static(); static == strings.Contains(piece.String(), "{{") {
+				t.Errorf("%s: %q is static: %t", source, piece, static)
+			}
+			got = append(got, text)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", source, got, want)
 		}
 	}
 }
