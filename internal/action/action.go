@@ -69,6 +69,7 @@ type Part struct {
 // Deps is what actions need at run time.
 type Deps struct {
 	HTTP   *outbound.Client
+	Mailer *Mailer // nil: there is no section smtp, and no email action
 	Logger *slog.Logger
 }
 

@@ -31,13 +31,15 @@ type spec interface {
 }
 
 // Types lists the types of actions that weir.yaml accepts.
-func Types() []string { return []string{"webhook", databaseType, "log"} }
+func Types() []string { return []string{"webhook", emailType, databaseType, "log"} }
 
 // newSpec returns an empty struct of the type, nil for an unknown one.
 func newSpec(kind string) spec {
 	switch kind {
 	case "webhook":
 		return &Webhook{}
+	case emailType:
+		return &Email{}
 	case databaseType:
 		return &Database{}
 	case "log":
@@ -64,8 +66,8 @@ func (c Config) Type() string {
 }
 
 // Endpoint names the place where the action goes: the name that it gives itself, else the host and port of its URL (in
-// lower case, https's port 443 dropped), else the type. It is "" when the URL stands in the environment and secrets were
-// not looked up.
+// lower case, https's port 443 dropped), else smtp for email, else the type. It is "" when the URL stands in the environment
+// and secrets were not looked up.
 func (c Config) Endpoint() string { return c.spec.Endpoint() }
 
 // Priority is River's: 1 (first, the default) to 4.
@@ -170,7 +172,7 @@ func explain(err error, pair *ast.MappingValueNode, into spec) error {
 	key := pair.Key.GetToken().Value
 	switch {
 	case errors.As(err, &unknown):
-		return setting.ErrorAt(pair.Key, "unknown key %q in a %s action: expected one of %s", key, kindOf(into),
+		return setting.ErrorAt(pair.Key, "unknown key %q in %s action: expected one of %s", key, kindOf(into),
 			strings.Join(keysOf(reflect.TypeOf(into).Elem()), ", "))
 	case errors.As(err, &mismatch):
 		return &yaml.SyntaxError{Message: "expected " + nounOf(mismatch.DstType), Token: mismatch.Token}
@@ -182,7 +184,14 @@ func explain(err error, pair *ast.MappingValueNode, into spec) error {
 	}
 }
 
-func kindOf(s spec) string { return strings.ToLower(reflect.TypeOf(s).Elem().Name()) }
+// kindOf is "a webhook", "an email", …
+func kindOf(s spec) string {
+	kind := strings.ToLower(reflect.TypeOf(s).Elem().Name())
+	if strings.ContainsRune("aeiou", rune(kind[0])) {
+		return "an " + kind
+	}
+	return "a " + kind
+}
 
 // keysOf lists the keys that the struct has, sorted.
 func keysOf(t reflect.Type) []string {

@@ -1,12 +1,13 @@
 package action
 
 import (
+	"cmp"
 	"reflect"
 
 	"github.com/invopop/jsonschema"
 )
 
-// descriptions are what editors show for each key.
+// descriptions are what editors show for each key, or for a key of one type.
 var descriptions = map[string]string{
 	"name":                "Unique in the observer. Default: the type.",
 	"type":                "The type of the action.",
@@ -27,6 +28,13 @@ var descriptions = map[string]string{
 	"params":              "A value of any shape that the function gets beside the event.",
 	"level":               "Default: info.",
 	"message_template":    "The line's message, a template. Default: event.",
+	"to":                  "The recipients, templates: a list, or text with commas. Each entry is one address, or empty.",
+	"cc":                  "More recipients, as in to.",
+	"reply_to":            "Where answers go, as in to.",
+	"subject":             "One line, a template.",
+	"html_template":       "The mail in HTML; values are escaped.",
+
+	"email.body_template": "The mail's text.",
 }
 
 // JSONSchema describes the types of actions to editors.
@@ -39,7 +47,7 @@ func (Config) JSONSchema() *jsonschema.Schema {
 		one := reflector.ReflectFromType(reflect.TypeOf(newSpec(kind)).Elem())
 		one.Version, one.Title = "", kind
 		for pair := one.Properties.Oldest(); pair != nil; pair = pair.Next() {
-			pair.Value.Description = descriptions[pair.Key]
+			pair.Value.Description = cmp.Or(descriptions[kind+"."+pair.Key], descriptions[pair.Key])
 		}
 		if typ, ok := one.Properties.Get("type"); ok {
 			typ.Const = kind

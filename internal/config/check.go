@@ -35,6 +35,7 @@ func (c *checker) check() {
 			c.fail(pair.Key, err.Error(), "")
 		}
 	}
+	c.mailServer()
 	if len(c.errs) == 0 {
 		c.warnActions()
 		c.warnEndpoints()
@@ -67,6 +68,25 @@ func (c *checker) databaseURL() {
 		return
 	}
 	c.cfg.Database.URL = u
+}
+
+// mailServer finds email actions that have none.
+func (c *checker) mailServer() {
+	if c.cfg.SMTP != nil {
+		return
+	}
+	for _, pair := range pairsOf(entry(c.root, "observers")) {
+		for _, item := range items(entry(pair.Value, "actions")) {
+			node := entry(item, "type")
+			if node == nil {
+				continue
+			}
+			if kind, _ := setting.Text(node); kind == "email" {
+				c.fail(node, "an email action needs a mail server, and there is no section smtp",
+					"write one, as in smtp: {host: mail.example.org, from: weir@example.org}")
+			}
+		}
+	}
 }
 
 // warnActions puts the actions' own warnings at the key that they speak of.

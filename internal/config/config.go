@@ -17,6 +17,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
+	"github.com/fraiseql/weir/internal/action"
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/jobs"
@@ -35,6 +36,8 @@ type Config struct {
 	Source Source `yaml:"source,omitempty"`
 	// Outbound says which private targets observers may reach.
 	Outbound outbound.Config `yaml:"outbound,omitempty"`
+	// SMTP is the mail server of the email actions. Default: none.
+	SMTP *action.SMTP `yaml:"smtp,omitempty"`
 	// HTTP is where the worker serves /metrics, /healthz and /readyz.
 	HTTP HTTP `yaml:"http,omitempty"`
 	// History says how long events and outcomes are kept.
@@ -184,6 +187,9 @@ func (c *Config) fillIn() {
 		c.Source.URL = c.Database.URL
 	}
 	c.Source.Config = c.Source.Config.WithDefaults()
+	if c.SMTP != nil {
+		*c.SMTP = c.SMTP.WithDefaults()
+	}
 	c.History = c.History.WithDefaults()
 	for name, e := range c.Endpoints {
 		c.Endpoints[name] = e.WithDefaults(name)

@@ -94,6 +94,7 @@ func TestGoodConfigurations(t *testing.T) {
 	t.Parallel()
 	vars := map[string]string{
 		"DATABASE_URL": "postgres://weir:hunter2@db.example.org:5432/app", "ERP_SECRET": "s1", "ERP_SECRET_OLD": "s2",
+		"SMTP_USER": "weir", "SMTP_PASSWORD": "hunter2",
 		"WEIRD": `a: b # "c"`,
 	}
 	files, err := filepath.Glob("testdata/good/*.yaml")

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -44,7 +45,8 @@ type life struct {
 	pool   *pgxpool.Pool
 	stream *capture.Stream
 	queue  *jobs.Queue
-	client *outbound.Client // of the observers in force
+	client *outbound.Client              // of the observers in force
+	mailer atomic.Pointer[action.Mailer] // theirs, too; probes read it
 }
 
 // live lives one life. It returns lease.ErrLost when others have declared it dead.
@@ -132,11 +134,12 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 		return err
 	}
 	undo.add("close the pool for functions", func() error { l.closePool(functions); return nil })
-	observers, client, err := l.observers(l.cfg)
+	observers, deps, err := l.observers(l.cfg)
 	if err != nil {
 		return err
 	}
-	l.client = client
+	l.client = deps.HTTP
+	l.mailer.Store(deps.Mailer)
 	undo.add("close outbound connections", func() error { l.client.CloseIdleConnections(); return nil })
 	reader, err := capture.NewReader(ctx, l.cfg.Source.URL.Value(), l.clientID, l.cfg.Source.Config)
 	if err != nil {
@@ -227,23 +230,24 @@ func (l *life) checkEncoding(ctx context.Context) error {
 	}
 }
 
-// observers compiles those of a configuration, with a client of their own.
-func (l *life) observers(cfg *config.Config) (*observer.Set, *outbound.Client, error) {
-	client := outbound.New(cfg.Outbound)
-	set, err := observer.New(cfg.Observers, action.Deps{HTTP: client, Logger: l.log})
-	return set, client, err
+// observers compiles those of a configuration, with an HTTP client of their own, and a mailer unless smtp is what it was.
+func (l *life) observers(cfg *config.Config) (*observer.Set, action.Deps, error) {
+	deps := action.Deps{HTTP: outbound.New(cfg.Outbound), Mailer: l.mailer.Load().With(cfg.SMTP), Logger: l.log}
+	set, err := observer.New(cfg.Observers, deps)
+	return set, deps, err
 }
 
 // reload swaps observers and endpoints. Deliveries that are under way end with what they began with. inForce's lock keeps
 // reloads, and the end of the life, apart.
 func (l *life) reload(cfg *config.Config) error {
-	set, client, err := l.observers(cfg)
+	set, deps, err := l.observers(cfg)
 	if err != nil {
 		return err
 	}
 	l.queue.Swap(set, cfg.Endpoints, cfg.History)
 	l.client.CloseIdleConnections() // those in use close when they have been idle for a minute
-	l.client = client
+	l.client = deps.HTTP
+	l.mailer.Store(deps.Mailer)
 	return nil
 }
 
