@@ -1,16 +1,22 @@
 package worker_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
 	"net"
+	"net/http"
 	"net/mail"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/emersion/go-smtp"
+
+	"github.com/fraiseql/weir/internal/config"
+	"github.com/fraiseql/weir/internal/worker"
 )
 
 // postbox is a mail server that keeps what it gets.
@@ -114,5 +120,43 @@ func TestARowBecomesAMail(t *testing.T) {
 	}
 	if code := r.one("SELECT metadata->>'weir_dead_letter' FROM job WHERE state <> 'completed'"); code != "smtp_550" {
 		t.Errorf("the dead letter's code is %s", code)
+	}
+}
+
+// A mail server that is away holds back mail and nothing else, and /readyz says so; one of a reloaded configuration takes over
+// without a restart.
+func TestMailServerAway(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	box := newPostbox(t)
+	away, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(away.Addr().String())
+	away.Close()
+	old := postbox{host: box.host, port: port}
+	path := r.write(old.section() + confirmation)
+	load := func(ctx context.Context) (*config.Config, error) {
+		return config.Load(ctx, config.Options{Path: path, Lookup: os.LookupEnv})
+	}
+	cfg, err := load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := r.work(cfg, worker.Options{Load: load})
+	r.await("ready", func() bool { return run.get(t, "/readyz").code == http.StatusOK })
+	if got := run.get(t, "/readyz"); !strings.Contains(got.body, `"degraded":[]`) {
+		t.Errorf("before any mail: %s", got.body)
+	}
+	r.order(`{"n": 7, "name": "Jane", "email": "jane@example.org"}`)
+	r.await("the trouble", func() bool {
+		got := run.get(t, "/readyz")
+		return got.code == http.StatusOK && strings.Contains(got.body, `"degraded":["smtp: 127.0.0.1:`+port+`: connect: `)
+	})
+	rewrite(t, path, strings.Replace(read(t, path), "port: "+port, "port: "+box.port, 1))
+	r.await("the mail", func() bool { return len(box.seen()) == 1 && r.jobs("state = 'completed'") == "1" })
+	if got := run.get(t, "/readyz"); !strings.Contains(got.body, `"degraded":[]`) {
+		t.Errorf("after the mail: %s", got.body)
 	}
 }

@@ -61,6 +61,7 @@ type health struct {
 	mu     sync.Mutex // guards the rest
 	stream *capture.Stream
 	queue  *jobs.Queue
+	mail   func() string // why mail cannot be sent, "" when it can
 	err    error
 }
 
@@ -69,14 +70,15 @@ type Readiness struct {
 	Ready  bool   `json:"ready"`
 	Stream string `json:"stream"` // connecting, standby or streaming
 	Error  string `json:"error,omitempty"`
-	// Degraded lists what is not as it should be and not needed to go on: a configuration that was refused.
+	// Degraded lists what is not as it should be and not needed to go on: a configuration that was refused, a mail
+	// server that the last mail did not reach.
 	Degraded []string `json:"degraded"`
 }
 
-func (h *health) set(stream *capture.Stream, queue *jobs.Queue) {
+func (h *health) set(stream *capture.Stream, queue *jobs.Queue, mail func() string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.stream, h.queue, h.err = stream, queue, nil
+	h.stream, h.queue, h.mail, h.err = stream, queue, mail, nil
 }
 
 func (h *health) waiting(err error) {
@@ -94,6 +96,9 @@ func (h *health) readiness() Readiness {
 	}
 	if h.stream == nil {
 		return r
+	}
+	if trouble := h.mail(); trouble != "" {
+		r.Degraded = append(r.Degraded, "smtp: "+trouble)
 	}
 	s := h.stream.Health()
 	r.Stream, r.Error = string(s.State), s.Err

@@ -77,7 +77,7 @@ func (w *Worker) live(ctx context.Context) (err error) {
 }
 
 func (l *life) run(ctx context.Context) error {
-	l.health.set(l.stream, l.queue)
+	l.health.set(l.stream, l.queue, func() string { return l.mailer.Load().Trouble() })
 	l.log.Info("worker started", "version", l.opts.Version, "client_id", l.clientID,
 		"observers", len(l.cfg.Observers), "installation", l.cfg.Installation)
 	group, ctx := errgroup.WithContext(ctx)
