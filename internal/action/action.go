@@ -6,6 +6,8 @@ package action
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"regexp"
 	"time"
@@ -74,7 +76,7 @@ type Deps struct {
 
 // Common are the keys that every type of action has. The fields have longer names than the keys, which are those of
 // Action's methods.
-type Common struct {
+type Common struct { //nolint:recvcheck // Format is the value's: a copy must not print its secrets either
 	// ActionName is unique in the observer. Default: the type.
 	ActionName string `yaml:"name,omitempty" jsonschema:"pattern=^[a-zA-Z0-9][a-zA-Z0-9_.-]*$,maxLength=64"`
 	// ActionType chooses the struct.
@@ -110,6 +112,9 @@ func (c *Common) Priority() int { return c.JobPriority }
 
 // Timeout is how long one call may take.
 func (c *Common) Timeout() time.Duration { return c.CallTimeout.Std() }
+
+// Format prints type and name, whatever the verb: the structs of the types hold secrets.
+func (c Common) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.ActionType+" "+c.ActionName) }
 
 // check fills in defaults and returns what is wrong with the common keys.
 func (c *Common) check(f fields) []error {

@@ -12,11 +12,6 @@ import (
 	"time"
 )
 
-const (
-	userAgent   = "Weir"
-	jsonContent = "application/json"
-)
-
 // request renders the call. Its errors are final: the same event renders the same way again.
 func (w *Webhook) request(ctx context.Context, call Call, now time.Time) (*http.Request, error) {
 	target, err := w.target.URL(call.Env)
@@ -88,20 +83,11 @@ func isJSON(contentType string) bool {
 	return err == nil && (media == jsonContent || strings.HasSuffix(media, "+json"))
 }
 
-// minSecret is the shortest text that redact looks for: a shorter one would blacken words.
-const minSecret = 8
-
-// redact removes from a response what the receiver may have learned from the request and repeated: error pages often
-// show the path. The outcome is shown to people.
-func (w *Webhook) redact(req *http.Request, body []byte) []byte {
+// confidential is what the receiver may have learned from the request and would repeat: error pages often show the path.
+func (w *Webhook) confidential(req *http.Request) []string {
 	var secrets []string
 	if !w.URLEnv.IsZero() {
-		secrets = append(secrets, req.URL.RequestURI(), req.URL.Path, req.URL.RawQuery)
-		secrets = append(secrets, strings.Split(req.URL.EscapedPath(), "/")...)
-		secrets = append(secrets, strings.Split(req.URL.Path, "/")...)
-		for _, values := range req.URL.Query() {
-			secrets = append(secrets, values...)
-		}
+		secrets = pieces(req.URL)
 	}
 	for name := range w.Headers {
 		if isCredential(name) {
@@ -109,21 +95,5 @@ func (w *Webhook) redact(req *http.Request, body []byte) []byte {
 			secrets = append(append(secrets, value), strings.Fields(value)...)
 		}
 	}
-	for _, secret := range secrets {
-		if len(secret) >= minSecret {
-			body = bytes.ReplaceAll(body, []byte(secret), []byte("[redacted]"))
-		}
-	}
-	return body
-}
-
-// isCredential guesses from a header's name that its value is a credential.
-func isCredential(name string) bool {
-	name = strings.ToLower(name)
-	for _, word := range []string{"auth", "token", "key", "secret", "cookie", "password"} {
-		if strings.Contains(name, word) {
-			return true
-		}
-	}
-	return false
+	return secrets
 }
