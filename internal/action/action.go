@@ -26,6 +26,9 @@ type Action interface {
 	// Do does it once. The Outcome holds also for a failure. The error is an *Error, see there; Do returns soon after
 	// ctx ends. The caller applies Timeout.
 	Do(ctx context.Context, call Call) (event.Outcome, error)
+	// Preview renders what Do would send, and sends nothing. It needs no more of call than Do, and no CompleteTx. An error
+	// is one that Do would return; values that only the environment knows may be unknown.
+	Preview(call Call) (Preview, error)
 
 	// Name is unique in the observer.
 	Name() string
@@ -57,15 +60,6 @@ type Call struct {
 	// lost; a delivery that was completed is not attempted again. Work runs at most once, and not at all when the delivery
 	// is no longer this attempt's.
 	CompleteTx func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error
-}
-
-// Preview is what a call would send, for people who ask before anything is sent. It holds no secret.
-type Preview []Part
-
-// Part is a piece of a Preview: "url", "body", "subject", a header, …
-type Part struct {
-	Name  string `json:"name"`
-	Value string `json:"value"`
 }
 
 // Deps is what actions need at run time.
