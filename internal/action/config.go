@@ -34,13 +34,15 @@ type spec interface {
 }
 
 // Types lists the types of actions that weir.yaml accepts.
-func Types() []string { return []string{"webhook", databaseType, "log"} }
+func Types() []string { return []string{"webhook", slackType, databaseType, "log"} }
 
 // newSpec returns an empty struct of the type, nil for an unknown one.
 func newSpec(kind string) spec {
 	switch kind {
 	case "webhook":
 		return &Webhook{}
+	case slackType:
+		return &Slack{}
 	case databaseType:
 		return &Database{}
 	case "log":

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -47,7 +48,7 @@ func checkTarget(f fields, key string, inFile *rule.Template, inEnv setting.Secr
 	kind, _ := setting.Text(f.values["type"])
 	switch {
 	case f.has(key) && f.has(env):
-		return nil, []error{f.errorAt(env, "the %s has both %s and %s: remove one", kind, key, env)}
+		return nil, []error{f.errorAt(env, "the %s action has both %s and %s: remove one", kind, key, env)}
 	case !f.has(key) && !f.has(env):
 		return nil, []error{f.errorAt(key, "%s needs %s or %s: add one of them", kind, key, env)}
 	case f.has(key):
@@ -95,6 +96,35 @@ func endpointOf(u *url.URL) string {
 		return host
 	}
 	return net.JoinHostPort(host, port)
+}
+
+// postJSON is a request with a JSON body.
+func postJSON(ctx context.Context, target string, body any) (*http.Request, error) {
+	raw, err := marshal(body)
+	if err != nil {
+		return nil, Final("template", err)
+	}
+	return post(ctx, target, jsonContent, raw)
+}
+
+func post(ctx context.Context, target, contentType string, body []byte) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
+	if err != nil { // which repeats the URL
+		return nil, Final("template", errors.New("the URL does not render to a URL"))
+	}
+	req.Header = http.Header{"Content-Type": {contentType}, "User-Agent": {userAgent}}
+	return req, nil
+}
+
+// marshal does not escape HTML, so that texts and data stay as they were committed.
+func marshal(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	return bytes.TrimRight(buf.Bytes(), "\n"), nil
 }
 
 // exchange sends a request and reads the answer. The outcome keeps the beginning of its body, without the secrets that the

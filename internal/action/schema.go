@@ -1,32 +1,37 @@
 package action
 
 import (
+	"cmp"
 	"reflect"
 
 	"github.com/invopop/jsonschema"
 )
 
-// descriptions are what editors show for each key.
+// descriptions are what editors show for each key, or for a key of one type.
 var descriptions = map[string]string{
-	"name":                "Unique in the observer. Default: the type.",
-	"type":                "The type of the action.",
-	"endpoint":            "The place where the action goes: a key of endpoints. Default: the URL's host and port.",
-	"priority":            "1 (first) to 4. Default: 1.",
-	"timeout":             "How long one call may take. Default: 30s.",
-	"url":                 "The target, a template. Its scheme and host cannot be templated.",
-	"url_env":             "The environment variable that holds the target.",
-	"method":              "Default: POST.",
-	"headers":             "Headers to add, templates. Default: Content-Type application/json.",
-	"body_template":       "The body; in JSON, by the Content-Type, values are escaped. Default: the whole event.",
-	"signing_secret_env":  "The environment variable that holds the secret to sign with.",
-	"signing_secrets_env": "Environment variables that hold secrets. All sign: for rotation.",
-	"signing_secret":      "The secret itself. Better: signing_secret_env.",
-	"cloudevents":         "Send a CloudEvent 1.0. Default: off.",
-	"final_statuses":      "Statuses that are not retried, in place of the default list and the redirects.",
-	"function_name":       "Schema and name of a function in database.url that takes one jsonb, as PostgreSQL stores them.",
-	"params":              "A value of any shape that the function gets beside the event.",
-	"level":               "Default: info.",
-	"message_template":    "The line's message, a template. Default: event.",
+	"name":                 "Unique in the observer. Default: the type.",
+	"type":                 "The type of the action.",
+	"endpoint":             "The place where the action goes: a key of endpoints. Default: the URL's host and port.",
+	"priority":             "1 (first) to 4. Default: 1.",
+	"timeout":              "How long one call may take. Default: 30s.",
+	"url":                  "The target, a template. Its scheme and host cannot be templated.",
+	"url_env":              "The environment variable that holds the target.",
+	"method":               "Default: POST.",
+	"headers":              "Headers to add, templates. Default: Content-Type application/json.",
+	"body_template":        "The body; in JSON, by the Content-Type, values are escaped. Default: the whole event.",
+	"signing_secret_env":   "The environment variable that holds the secret to sign with.",
+	"signing_secrets_env":  "Environment variables that hold secrets. All sign: for rotation.",
+	"signing_secret":       "The secret itself. Better: signing_secret_env.",
+	"cloudevents":          "Send a CloudEvent 1.0. Default: off.",
+	"final_statuses":       "Statuses that are not retried, in place of the default list and the redirects.",
+	"function_name":        "Schema and name of a function in database.url that takes one jsonb, as PostgreSQL stores them.",
+	"params":               "A value of any shape that the function gets beside the event.",
+	"level":                "Default: info.",
+	"message_template":     "The message, a template. Default: Event: {{ event_type }} on {{ entity_type }} (ID: {{ entity_id }})",
+	"log.message_template": "The line's message, a template. Default: event.",
+	"webhook_url":          "The incoming webhook, a template. Better: webhook_url_env, since its path is a secret.",
+	"webhook_url_env":      "The environment variable that holds the incoming webhook.",
+	"channel":              "Where the message goes, a template. Default: the webhook's channel.",
 }
 
 // JSONSchema describes the types of actions to editors.
@@ -39,7 +44,7 @@ func (Config) JSONSchema() *jsonschema.Schema {
 		one := reflector.ReflectFromType(reflect.TypeOf(newSpec(kind)).Elem())
 		one.Version, one.Title = "", kind
 		for pair := one.Properties.Oldest(); pair != nil; pair = pair.Next() {
-			pair.Value.Description = descriptions[pair.Key]
+			pair.Value.Description = cmp.Or(descriptions[kind+"."+pair.Key], descriptions[pair.Key])
 		}
 		if typ, ok := one.Properties.Get("type"); ok {
 			typ.Const = kind
