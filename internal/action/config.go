@@ -34,7 +34,7 @@ type spec interface {
 }
 
 // Types lists the types of actions that weir.yaml accepts.
-func Types() []string { return []string{"webhook", slackType, databaseType, "log"} }
+func Types() []string { return []string{"webhook", slackType, smsType, databaseType, "log"} }
 
 // newSpec returns an empty struct of the type, nil for an unknown one.
 func newSpec(kind string) spec {
@@ -43,6 +43,8 @@ func newSpec(kind string) spec {
 		return &Webhook{}
 	case slackType:
 		return &Slack{}
+	case smsType:
+		return &SMS{}
 	case databaseType:
 		return &Database{}
 	case "log":

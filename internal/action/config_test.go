@@ -34,6 +34,7 @@ func TestConfigDefaults(t *testing.T) {
 
 func TestEndpoint(t *testing.T) {
 	t.Parallel()
+	const sms = "type: sms, to: a, from: b, account_env: ERP_SECRET, token_env: ERP_SECRET_OLD"
 	for text, want := range map[string]string{
 		"{type: webhook, url: https://erp.example.org/a}":                        "erp.example.org",
 		"{type: webhook, url: https://erp.example.org:443/a}":                    "erp.example.org",
@@ -66,10 +67,11 @@ func TestEndpoint(t *testing.T) {
 func TestConfigErrorsNameThePlace(t *testing.T) {
 	t.Parallel()
 	const url = "  - type: webhook\n    url: https://a.test\n"
+	const sms = "  - type: sms\n    from: b\n    account_env: ERP_SECRET\n    token_env: ERP_SECRET_OLD\n"
 	tests := map[string]struct{ text, at, say string }{
 		"no mapping":            {"  - webhook\n", "[2:5]", "expected an action"},
-		"no type":               {"  - name: a\n    url: https://a.test\n", "[2:5]", "no type: add one of webhook, slack, database, log"},
-		"unknown type":          {"  - name: a\n    type: webhok\n", "[3:11]", `"webhok" is no type of action: expected one of webhook, slack, database, log`},
+		"no type":               {"  - name: a\n    url: https://a.test\n", "[2:5]", "no type: add one of webhook, slack, sms, database, log"},
+		"unknown type":          {"  - name: a\n    type: webhok\n", "[3:11]", `"webhok" is no type of action: expected one of webhook, slack, sms, database, log`},
 		"null type":             {"  - name: a\n    type:\n", "[2:5]", "no type"},
 		"unknown key":           {url + "    methd: PUT\n", "[4:5]", `unknown key "methd" in a webhook action: expected one of body_template, cloudevents, endpoint`},
 		"another type's key":    {"  - type: log\n    url: https://a.test\n", "[3:5]", `unknown key "url" in a log action`},
@@ -121,6 +123,14 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 		"slack, unset env":      {"  - type: slack\n    webhook_url_env: UNSET\n", "[3:22]", "UNSET is not set"},
 		"slack, no message":     {"  - type: slack\n    webhook_url_env: SHORT_URL\n    message_template: \"\"\n", "[4:23]", "message_template is empty"},
 		"slack, unknown key":    {"  - type: slack\n    webhook_url_env: SHORT_URL\n    chanel: x\n", "[4:5]", `unknown key "chanel" in a slack action: expected one of channel, endpoint`},
+		"sms without":           {"  - type: sms\n", "[2:5]", "sms needs the key to: add it"},
+		"sms without a token":   {"  - {type: sms, to: a, from: b, account_env: ERP_SECRET}\n", "[2:5]", "sms needs the key token_env: add it"},
+		"sms, no recipient":     {sms + "    to: \"\"\n", "[6:9]", "to is empty"},
+		"sms, provider":         {sms + "    to: a\n    provider: vonage\n", "[7:15]", `"vonage" is no provider of text messages: expected twilio`},
+		"sms, base":             {sms + "    to: a\n    base_url: api.twilio.com\n", "[7:15]", "the scheme of the URL is not http or https"},
+		"sms, base with a ?":    {sms + "    to: a\n    base_url: https://a.test/?a=b\n", "[7:15]", "has neither ? nor #"},
+		"sms, templated base":   {sms + "    to: a\n    base_url: \"https://a.test/{{ total }}\"\n", "[7:15]", "is no template"},
+		"sms, unset token":      {"  - {type: sms, to: a, from: b, account_env: ERP_SECRET, token_env: UNSET}\n", "[2:69]", "UNSET is not set"},
 		"flow":                  {"  - {type: webhook}\n", "[2:5]", "webhook needs url or url_env"},
 	}
 	for name, tt := range tests {
@@ -202,6 +212,7 @@ func TestConfigPrintsNoSecret(t *testing.T) {
 		"{type: webhook, url_env: SHORT_URL, signing_secret: old-secret}",
 		"{type: slack, webhook_url_env: SHORT_URL}",
 		"{type: slack, webhook_url: https://a.test/hunter2}",
+		"{type: sms, to: a, from: b, account_env: ERP_SECRET_OLD, token_env: ERP_SECRET}",
 	} {
 		c := mustDecode(t, text)
 		webhook := c.Bind(Deps{})

@@ -2,6 +2,7 @@ package action
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -69,6 +70,28 @@ func checkTarget(f fields, key string, inFile *rule.Template, inEnv setting.Secr
 	}
 	return target, nil
 }
+
+// checkBase reads base_url: where a provider's API is, if not at its usual place.
+func checkBase(f fields, written, usual string) (*url.URL, []error) {
+	const key = "base_url"
+	tmpl, err := rule.CompileTemplate(cmp.Or(written, usual))
+	if err == nil {
+		err = tmpl.CheckURL()
+	}
+	if err != nil {
+		return nil, []error{f.errorAt(key, "%s", err)}
+	}
+	text, static := tmpl.Static()
+	u, err := url.Parse(text)
+	if err != nil || !static || u.RawQuery != "" || u.Fragment != "" {
+		return nil, []error{f.errorAt(key, "base_url is no template and has neither ? nor #: expected the beginning of a URL, as in %s",
+			usual)}
+	}
+	return u, nil
+}
+
+// under is a URL behind a base.
+func under(base *url.URL, path string) string { return strings.TrimSuffix(base.String(), "/") + path }
 
 // endpoint is what Config.Endpoint says of an action with a URL.
 func (c *Common) endpoint(target *rule.Template) string {

@@ -1,7 +1,6 @@
 package action
 
 import (
-	"cmp"
 	"errors"
 	"net/url"
 	"strings"
@@ -70,8 +69,13 @@ func unknown(env setting.Secret) string {
 	return "[not known: " + env.String() + " is not set]"
 }
 
-// orUnknown is a value that is no secret but comes from the environment.
-func orUnknown(value string, env setting.Secret) string { return cmp.Or(value, unknown(env)) }
+// hidden stands in for a secret, and says when there is none.
+func hidden(secret setting.Secret) string {
+	if secret.Value() == "" {
+		return unknown(secret)
+	}
+	return redacted
+}
 
 // incomplete is an action whose keys could not be read, since the environment lacks a value: all that can be said of it is
 // its name.

@@ -31,6 +31,12 @@ var descriptions = map[string]string{
 	"log.message_template": "The line's message, a template. Default: event.",
 	"webhook_url":          "The incoming webhook, a template. Better: webhook_url_env, since its path is a secret.",
 	"webhook_url_env":      "The environment variable that holds the incoming webhook.",
+	"to":                   "The phone's number, as in +15551234567, a template.",
+	"from":                 "A number of the account, or the SID of a messaging service (MG…), a template.",
+	"provider":             "Who sends it. There is one.",
+	"account_env":          "The environment variable that holds the account's SID.",
+	"token_env":            "The environment variable that holds the account's auth token.",
+	"base_url":             "Where the provider's API is, if not at its usual place.",
 	"channel":              "Where the message goes, a template. Default: the webhook's channel.",
 }
 

@@ -38,34 +38,11 @@ type Slack struct {
 
 const slackType = "slack"
 
-// defaultMessage is FraiseQL's.
-const defaultMessage = "Event: {{ event_type }} on {{ entity_type }} (ID: {{ entity_id }})"
-
 func (s *Slack) check(f fields) (errs []error) {
 	s.target, errs = checkTarget(f, "webhook_url", s.WebhookURL, s.WebhookURLEnv)
 	message, problems := messageOf(f, s.MessageTemplate)
 	s.message = message
 	return append(errs, problems...)
-}
-
-// messageOf is a message_template, or the default one.
-func messageOf(f fields, written *rule.Template) (*rule.Template, []error) {
-	if written != nil {
-		return written, notEmpty(f, "message_template", written)
-	}
-	message, err := rule.CompileTemplate(defaultMessage)
-	if err != nil {
-		return nil, []error{f.errorAt("message_template", "%s", err)}
-	}
-	return message, nil
-}
-
-// notEmpty refuses a template that is empty for every event.
-func notEmpty(f fields, key string, tmpl *rule.Template) []error {
-	if text, static := tmpl.Static(); static && text == "" {
-		return []error{f.errorAt(key, "%s is empty: write a text or a template, or remove it", key)}
-	}
-	return nil
 }
 
 func (s *Slack) warnings() []string {

@@ -95,6 +95,7 @@ func TestGoodConfigurations(t *testing.T) {
 	vars := map[string]string{
 		"DATABASE_URL": "postgres://weir:hunter2@db.example.org:5432/app", "ERP_SECRET": "s1", "ERP_SECRET_OLD": "s2",
 		"WEIRD": `a: b # "c"`, "SLACK_URL": "https://hooks.slack.com/services/T000/B000/XXXX",
+		"TWILIO_ACCOUNT": "AC00", "TWILIO_TOKEN": "s3",
 	}
 	files, err := filepath.Glob("testdata/good/*.yaml")
 	if err != nil || len(files) == 0 {
