@@ -1,6 +1,6 @@
 // Package action holds what Weir does about an event, one file a type. The struct that is decoded from weir.yaml is the
-// action. Actions keep no state between calls and know neither River nor the database: they are told what to do by a
-// Call, and say by an Outcome and a classified error what came of it.
+// action. Actions keep no state between calls, but for an access token, and know neither River nor the database: they are
+// told what to do by a Call, and say by an Outcome and a classified error what came of it.
 package action
 
 import (

@@ -34,7 +34,7 @@ type spec interface {
 }
 
 // Types lists the types of actions that weir.yaml accepts.
-func Types() []string { return []string{"webhook", slackType, smsType, databaseType, "log"} }
+func Types() []string { return []string{"webhook", slackType, smsType, pushType, databaseType, "log"} }
 
 // newSpec returns an empty struct of the type, nil for an unknown one.
 func newSpec(kind string) spec {
@@ -45,6 +45,8 @@ func newSpec(kind string) spec {
 		return &Slack{}
 	case smsType:
 		return &SMS{}
+	case pushType:
+		return &Push{}
 	case databaseType:
 		return &Database{}
 	case "log":

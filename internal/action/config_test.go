@@ -68,10 +68,11 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 	t.Parallel()
 	const url = "  - type: webhook\n    url: https://a.test\n"
 	const sms = "  - type: sms\n    from: b\n    account_env: ERP_SECRET\n    token_env: ERP_SECRET_OLD\n"
+	const push = "  - type: push\n    title_template: c\n    credentials_env: ERP_SECRET\n"
 	tests := map[string]struct{ text, at, say string }{
 		"no mapping":            {"  - webhook\n", "[2:5]", "expected an action"},
-		"no type":               {"  - name: a\n    url: https://a.test\n", "[2:5]", "no type: add one of webhook, slack, sms, database, log"},
-		"unknown type":          {"  - name: a\n    type: webhok\n", "[3:11]", `"webhok" is no type of action: expected one of webhook, slack, sms, database, log`},
+		"no type":               {"  - name: a\n    url: https://a.test\n", "[2:5]", "no type: add one of webhook, slack, sms, push, database, log"},
+		"unknown type":          {"  - name: a\n    type: webhok\n", "[3:11]", `"webhok" is no type of action: expected one of webhook, slack, sms, push, database, log`},
 		"null type":             {"  - name: a\n    type:\n", "[2:5]", "no type"},
 		"unknown key":           {url + "    methd: PUT\n", "[4:5]", `unknown key "methd" in a webhook action: expected one of body_template, cloudevents, endpoint`},
 		"another type's key":    {"  - type: log\n    url: https://a.test\n", "[3:5]", `unknown key "url" in a log action`},
@@ -131,6 +132,14 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 		"sms, base with a ?":    {sms + "    to: a\n    base_url: https://a.test/?a=b\n", "[7:15]", "has neither ? nor #"},
 		"sms, templated base":   {sms + "    to: a\n    base_url: \"https://a.test/{{ total }}\"\n", "[7:15]", "is no template"},
 		"sms, unset token":      {"  - {type: sms, to: a, from: b, account_env: ERP_SECRET, token_env: UNSET}\n", "[2:69]", "UNSET is not set"},
+		"push without":          {"  - type: push\n", "[2:5]", "push needs token or topic: add one of them"},
+		"push to two":           {push + "    token: a\n    topic: b\n", "[6:12]", "both token and topic: remove one"},
+		"push to nobody":        {push + "    token: \"\"\n", "[5:12]", "token is empty"},
+		"push without a text":   {"  - {type: push, token: a, credentials_env: ERP_SECRET}\n", "[2:5]", "push needs title_template or body_template"},
+		"push, no credentials":  {"  - {type: push, token: a, title_template: b}\n", "[2:5]", "push needs the key credentials_env"},
+		"push, bad credentials": {push + "    token: a\n", "[4:22]", "variable ERP_SECRET holds no key of a service account: it is no JSON"},
+		"push, provider":        {push + "    token: a\n    provider: apns\n", "[6:15]", `"apns" is no provider of push notifications: expected fcm`},
+		"push, base":            {push + "    token: a\n    base_url: ftp://a.test\n", "[6:15]", "the scheme of the URL is not http or https"},
 		"flow":                  {"  - {type: webhook}\n", "[2:5]", "webhook needs url or url_env"},
 	}
 	for name, tt := range tests {

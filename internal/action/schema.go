@@ -36,6 +36,11 @@ var descriptions = map[string]string{
 	"provider":             "Who sends it. There is one.",
 	"account_env":          "The environment variable that holds the account's SID.",
 	"token_env":            "The environment variable that holds the account's auth token.",
+	"token":                "The registration token of one device, a template.",
+	"topic":                "The name of a topic, in place of token, a template.",
+	"title_template":       "The title that the device shows, a template.",
+	"push.body_template":   "The text that the device shows, a template.",
+	"credentials_env":      "The environment variable that holds the JSON key of a service account.",
 	"base_url":             "Where the provider's API is, if not at its usual place.",
 	"channel":              "Where the message goes, a template. Default: the webhook's channel.",
 }
