@@ -1,11 +1,13 @@
 // Package action holds what Weir does about an event, one file a type. The struct that is decoded from weir.yaml is the
-// action. Actions keep no state between calls and know neither River nor the database: they are told what to do by a
-// Call, and say by an Outcome and a classified error what came of it.
+// action. Actions keep no state between calls, but for an access token, and know neither River nor the database: they are
+// told what to do by a Call, and say by an Outcome and a classified error what came of it.
 package action
 
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"regexp"
 	"time"
@@ -24,6 +26,9 @@ type Action interface {
 	// Do does it once. The Outcome holds also for a failure. The error is an *Error, see there; Do returns soon after
 	// ctx ends. The caller applies Timeout.
 	Do(ctx context.Context, call Call) (event.Outcome, error)
+	// Preview renders what Do would send, and sends nothing. It needs no more of call than Do, and no CompleteTx. An error
+	// is one that Do would return; values that only the environment knows may be unknown.
+	Preview(call Call) (Preview, error)
 
 	// Name is unique in the observer.
 	Name() string
@@ -57,15 +62,6 @@ type Call struct {
 	CompleteTx func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error
 }
 
-// Preview is what a call would send, for people who ask before anything is sent. It holds no secret.
-type Preview []Part
-
-// Part is a piece of a Preview: "url", "body", "subject", a header, …
-type Part struct {
-	Name  string `json:"name"`
-	Value string `json:"value"`
-}
-
 // Deps is what actions need at run time.
 type Deps struct {
 	HTTP   *outbound.Client
@@ -75,7 +71,7 @@ type Deps struct {
 
 // Common are the keys that every type of action has. The fields have longer names than the keys, which are those of
 // Action's methods.
-type Common struct {
+type Common struct { //nolint:recvcheck // Format is the value's: a copy must not print its secrets either
 	// ActionName is unique in the observer. Default: the type.
 	ActionName string `yaml:"name,omitempty" jsonschema:"pattern=^[a-zA-Z0-9][a-zA-Z0-9_.-]*$,maxLength=64"`
 	// ActionType chooses the struct.
@@ -111,6 +107,9 @@ func (c *Common) Priority() int { return c.JobPriority }
 
 // Timeout is how long one call may take.
 func (c *Common) Timeout() time.Duration { return c.CallTimeout.Std() }
+
+// Format prints type and name, whatever the verb: the structs of the types hold secrets.
+func (c Common) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.ActionType+" "+c.ActionName) }
 
 // check fills in defaults and returns what is wrong with the common keys.
 func (c *Common) check(f fields) []error {

@@ -1,7 +1,6 @@
 package action
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -67,17 +66,6 @@ func (ce *cloudEvent) setData(contentType string, body []byte) error {
 	var err error
 	ce.Data, err = marshal(string(body))
 	return err
-}
-
-// marshal does not escape HTML, so that the data stays as it was committed.
-func marshal(v any) ([]byte, error) {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, fmt.Errorf("encode the CloudEvent: %w", err)
-	}
-	return bytes.TrimRight(buf.Bytes(), "\n"), nil
 }
 
 func (ce *cloudEvent) setHeaders(h http.Header) {

@@ -18,7 +18,10 @@ import (
 
 // Config is one element of an observer's `actions:`: the struct of its type. A Config that was decoded without an error
 // is valid. Its zero value has no name and no type, and must not be bound.
-type Config struct{ spec spec }
+type Config struct {
+	spec    spec
+	checked bool // false: a key could not be decoded
+}
 
 // spec is what each type's struct implements.
 type spec interface {
@@ -31,15 +34,23 @@ type spec interface {
 }
 
 // Types lists the types of actions that weir.yaml accepts.
-func Types() []string { return []string{"webhook", emailType, databaseType, "log"} }
+func Types() []string {
+	return []string{"webhook", slackType, emailType, smsType, pushType, databaseType, "log"}
+}
 
 // newSpec returns an empty struct of the type, nil for an unknown one.
 func newSpec(kind string) spec {
 	switch kind {
 	case "webhook":
 		return &Webhook{}
+	case slackType:
+		return &Slack{}
 	case emailType:
 		return &Email{}
+	case smsType:
+		return &SMS{}
+	case pushType:
+		return &Push{}
 	case databaseType:
 		return &Database{}
 	case "log":
@@ -85,7 +96,12 @@ func (c Config) Warnings() []string {
 }
 
 // Bind gives the action what it needs at run time.
-func (c Config) Bind(d Deps) Action { return c.spec.bind(d) }
+func (c Config) Bind(d Deps) Action {
+	if !c.checked {
+		return incomplete{c.spec}
+	}
+	return c.spec.bind(d)
+}
 
 // Format prints type and name, whatever the verb: the struct behind it holds secrets.
 func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.Type()+" "+c.Name()) }
@@ -107,7 +123,7 @@ func (c *Config) UnmarshalYAML(ctx context.Context, node ast.Node) error {
 	}
 	errs := f.decode(ctx, c.spec)
 	if len(errs) == 0 { // what follows would only repeat them
-		errs = append(c.spec.common().check(f), c.spec.check(f)...)
+		errs, c.checked = append(c.spec.common().check(f), c.spec.check(f)...), true
 	}
 	return errors.Join(errs...)
 }

@@ -34,6 +34,7 @@ func TestConfigDefaults(t *testing.T) {
 
 func TestEndpoint(t *testing.T) {
 	t.Parallel()
+	const sms = "type: sms, to: a, from: b, account_env: ERP_SECRET, token_env: ERP_SECRET_OLD"
 	for text, want := range map[string]string{
 		"{type: webhook, url: https://erp.example.org/a}":                        "erp.example.org",
 		"{type: webhook, url: https://erp.example.org:443/a}":                    "erp.example.org",
@@ -49,9 +50,12 @@ func TestEndpoint(t *testing.T) {
 		"{type: webhook, url: https://erp.example.org, endpoint: erp}":           "erp",
 		"{type: webhook, url: https://erp.example.org, endpoint: \"a.test:80\"}": "a.test:80",
 		"{type: webhook, url_env: SHORT_URL}":                                    "hooks.example.org",
-		"{type: log}":                                                            "log",
-		"{type: database, function_name: a.f}":                                   "database",
-		"{type: database, function_name: a.f, endpoint: slow}":                   "slow",
+		"{type: slack, webhook_url_env: SHORT_URL}":                              "hooks.example.org",
+		"{type: slack, webhook_url: \"http://a.test/{{ total }}\"}":              "a.test:80",
+		"{type: slack, webhook_url_env: SHORT_URL, endpoint: chat}":              "chat",
+		"{type: log}":                                          "log",
+		"{type: database, function_name: a.f}":                 "database",
+		"{type: database, function_name: a.f, endpoint: slow}": "slow",
 	} {
 		if got := mustDecode(t, text).Endpoint(); got != want {
 			t.Errorf("%s: got %q, want %q", text, got, want)
@@ -63,6 +67,8 @@ func TestEndpoint(t *testing.T) {
 func TestConfigErrorsNameThePlace(t *testing.T) {
 	t.Parallel()
 	const url = "  - type: webhook\n    url: https://a.test\n"
+	const sms = "  - type: sms\n    from: b\n    account_env: ERP_SECRET\n    token_env: ERP_SECRET_OLD\n"
+	const push = "  - type: push\n    title_template: c\n    credentials_env: ERP_SECRET\n"
 	tests := map[string]struct{ text, at, say string }{
 		"no mapping":            {"  - webhook\n", "[2:5]", "expected an action"},
 		"no type":               {"  - name: a\n    url: https://a.test\n", "[2:5]", "no type: add one of webhook, "},
@@ -111,6 +117,29 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 		"no schema":             {"  - type: database\n    function_name: f\n", "[3:20]", `"f" is no function`},
 		"odd number":            {"  - type: database\n    function_name: a.f\n    params: {n: 0x1F}\n", "[4:17]", "0x1F is no number in JSON"},
 		"infinity":              {"  - type: database\n    function_name: a.f\n    params: [.inf]\n", "[4:14]", "put quotes round it"},
+		"slack without":         {"  - type: slack\n    channel: x\n", "[2:5]", "slack needs webhook_url or webhook_url_env"},
+		"slack with two":        {"  - type: slack\n    webhook_url: https://a.test/x\n    webhook_url_env: SHORT_URL\n", "[4:22]", "the slack action has both"},
+		"slack, host":           {"  - type: slack\n    webhook_url: \"https://{{ total }}/x\"\n", "[3:18]", "host of the URL"},
+		"slack, bad env":        {"  - type: slack\n    webhook_url_env: BAD_URL\n", "[3:22]", "BAD_URL holds no URL that works"},
+		"slack, unset env":      {"  - type: slack\n    webhook_url_env: UNSET\n", "[3:22]", "UNSET is not set"},
+		"slack, no message":     {"  - type: slack\n    webhook_url_env: SHORT_URL\n    message_template: \"\"\n", "[4:23]", "message_template is empty"},
+		"slack, unknown key":    {"  - type: slack\n    webhook_url_env: SHORT_URL\n    chanel: x\n", "[4:5]", `unknown key "chanel" in a slack action: expected one of channel, endpoint`},
+		"sms without":           {"  - type: sms\n", "[2:5]", "sms needs the key to: add it"},
+		"sms without a token":   {"  - {type: sms, to: a, from: b, account_env: ERP_SECRET}\n", "[2:5]", "sms needs the key token_env: add it"},
+		"sms, no recipient":     {sms + "    to: \"\"\n", "[6:9]", "to is empty"},
+		"sms, provider":         {sms + "    to: a\n    provider: vonage\n", "[7:15]", `"vonage" is no provider of text messages: expected twilio`},
+		"sms, base":             {sms + "    to: a\n    base_url: api.twilio.com\n", "[7:15]", "the scheme of the URL is not http or https"},
+		"sms, base with a ?":    {sms + "    to: a\n    base_url: https://a.test/?a=b\n", "[7:15]", "has neither ? nor #"},
+		"sms, templated base":   {sms + "    to: a\n    base_url: \"https://a.test/{{ total }}\"\n", "[7:15]", "is no template"},
+		"sms, unset token":      {"  - {type: sms, to: a, from: b, account_env: ERP_SECRET, token_env: UNSET}\n", "[2:69]", "UNSET is not set"},
+		"push without":          {"  - type: push\n", "[2:5]", "push needs token or topic: add one of them"},
+		"push to two":           {push + "    token: a\n    topic: b\n", "[6:12]", "both token and topic: remove one"},
+		"push to nobody":        {push + "    token: \"\"\n", "[5:12]", "token is empty"},
+		"push without a text":   {"  - {type: push, token: a, credentials_env: ERP_SECRET}\n", "[2:5]", "push needs title_template or body_template"},
+		"push, no credentials":  {"  - {type: push, token: a, title_template: b}\n", "[2:5]", "push needs the key credentials_env"},
+		"push, bad credentials": {push + "    token: a\n", "[4:22]", "variable ERP_SECRET holds no key of a service account: it is no JSON"},
+		"push, provider":        {push + "    token: a\n    provider: apns\n", "[6:15]", `"apns" is no provider of push notifications: expected fcm`},
+		"push, base":            {push + "    token: a\n    base_url: ftp://a.test\n", "[6:15]", "the scheme of the URL is not http or https"},
 		"flow":                  {"  - {type: webhook}\n", "[2:5]", "webhook needs url or url_env"},
 	}
 	for name, tt := range tests {
@@ -173,25 +202,39 @@ func TestLiteralSecretWarns(t *testing.T) {
 	}
 }
 
+func TestSlackURLInTheFileWarns(t *testing.T) {
+	t.Parallel()
+	c := mustDecode(t, "{type: slack, webhook_url: https://hooks.slack.com/services/hunter2}")
+	if w := c.Warnings(); len(w) != 1 || !strings.Contains(w[0], "webhook_url_env") || strings.Contains(w[0], "hunter2") {
+		t.Errorf("got %v", w)
+	}
+	if w := mustDecode(t, "{type: slack, webhook_url_env: SHORT_URL}").Warnings(); w != nil {
+		t.Errorf("got %v", w)
+	}
+}
+
 func TestConfigPrintsNoSecret(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
 		"{type: webhook, url_env: SHORT_URL, signing_secrets_env: [ERP_SECRET, ERP_SECRET_OLD]}",
 		"{type: webhook, url_env: SHORT_URL, signing_secret_env: ERP_WHSEC}",
 		"{type: webhook, url_env: SHORT_URL, signing_secret: old-secret}",
+		"{type: slack, webhook_url_env: SHORT_URL}",
+		"{type: slack, webhook_url: https://a.test/hunter2}",
+		"{type: sms, to: a, from: b, account_env: ERP_SECRET_OLD, token_env: ERP_SECRET}",
 	} {
 		c := mustDecode(t, text)
-		webhook := c.Bind(Deps{}).(*Webhook) //nolint:forcetypeassert // a test
+		webhook := c.Bind(Deps{})
 		raw, err := json.Marshal(webhook)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var logged bytes.Buffer
-		slog.New(slog.NewJSONHandler(&logged, nil)).Info("config", "action", webhook, "config", c, "env", webhook.URLEnv)
+		slog.New(slog.NewJSONHandler(&logged, nil)).Info("config", "action", webhook, "config", c)
 		slog.New(slog.NewTextHandler(&logged, nil)).Info("config", "action", webhook, "config", c)
 		printed := []string{string(raw), logged.String()}
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
-			printed = append(printed, fmt.Sprintf(verb, c), fmt.Sprintf(verb, webhook), fmt.Sprintf(verb, *webhook))
+			printed = append(printed, fmt.Sprintf(verb, c), fmt.Sprintf(verb, webhook), fmt.Sprintf(verb, reflect.ValueOf(webhook).Elem().Interface()))
 		}
 		for _, p := range printed {
 			for _, secret := range []string{"hunter2", "new-secret", "old-secret", "C2FVsBQ", "[11 97"} {

@@ -68,10 +68,10 @@ func (d *Database) bind(Deps) Action {
 // wrong with the function or its data may be mended.
 func (d *Database) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	start := time.Now()
-	argument := bytes.Join([][]byte{[]byte(`{"event":`), call.Payload, []byte(`,"params":`), d.Params, []byte(`}`)}, nil)
+	argument := d.argument(call)
 	var out event.Outcome
 	err := call.CompleteTx(ctx, func(ctx context.Context, tx pgx.Tx) (event.Outcome, error) {
-		result, err := d.call(ctx, tx, string(argument))
+		result, err := d.call(ctx, tx, argument)
 		out = event.Outcome{ResponseBody: event.Excerpt(result), DurationMS: time.Since(start).Milliseconds()}
 		return out, err
 	})
@@ -84,6 +84,16 @@ func (d *Database) Do(ctx context.Context, call Call) (event.Outcome, error) {
 		return out, Retry(databaseType, fmt.Errorf("%s: %w", d.FunctionName, err))
 	}
 	return out, nil
+}
+
+// Preview is the call of the function.
+func (d *Database) Preview(call Call) (Preview, error) {
+	return Preview{{"function", d.FunctionName}, {"argument", d.argument(call)}}, nil
+}
+
+// argument is what the function gets.
+func (d *Database) argument(call Call) string {
+	return `{"event":` + string(call.Payload) + `,"params":` + string(d.Params) + `}`
 }
 
 // call returns the text of what the function returns, whatever its type: of a set the first row.

@@ -177,7 +177,7 @@ func (e *Email) letter(env *rule.Env) (letter, error) {
 }
 
 // message puts the mail together. Its Message-ID is the delivery's: a program that has the mail already can tell.
-func (l letter) message(id uuid.UUID, now time.Time) (message, error) {
+func (l letter) message(id uuid.UUID, now time.Time) (rendered, error) {
 	m := mail.NewMsg(mail.WithNoDefaultUserAgent())
 	m.FromMailAddress(l.from)
 	m.ToMailAddress(l.to...)
@@ -202,9 +202,9 @@ func (l letter) message(id uuid.UUID, now time.Time) (message, error) {
 	}
 	var raw bytes.Buffer
 	if _, err := m.WriteTo(&raw); err != nil {
-		return message{}, fmt.Errorf("put the mail together: %w", err)
+		return rendered{}, fmt.Errorf("put the mail together: %w", err)
 	}
-	out := message{from: envelope(l.from), raw: raw.Bytes()}
+	out := rendered{from: envelope(l.from), raw: raw.Bytes()}
 	for _, a := range slices.Concat(l.to, l.cc) {
 		if to := envelope(a); !slices.Contains(out.to, to) {
 			out.to = append(out.to, to)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/fraiseql/weir/internal/event"
@@ -58,12 +59,9 @@ func (l *Log) bind(d Deps) Action {
 // Do writes the line. The event is in its attributes, whatever the message says.
 func (l *Log) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	start := time.Now()
-	message := "event"
-	if l.MessageTemplate != nil {
-		var err error
-		if message, err = l.MessageTemplate.Text(call.Env); err != nil {
-			return event.Outcome{}, Final("template", fmt.Errorf("message_template: %w", err))
-		}
+	message, err := l.message(call)
+	if err != nil {
+		return event.Outcome{}, err
 	}
 	e := call.Event
 	l.logger.LogAttrs(ctx, l.level, message, //nolint:sloglint // the message is what this action is configured with
@@ -77,4 +75,24 @@ func (l *Log) Do(ctx context.Context, call Call) (event.Outcome, error) {
 		slog.String("event_type", string(e.Type)),
 	)
 	return event.Outcome{DurationMS: time.Since(start).Milliseconds()}, nil
+}
+
+// Preview is the line's level and message.
+func (l *Log) Preview(call Call) (Preview, error) {
+	message, err := l.message(call)
+	if err != nil {
+		return nil, err
+	}
+	return Preview{{"level", strings.ToLower(l.level.String())}, {"message", message}}, nil
+}
+
+func (l *Log) message(call Call) (string, error) {
+	if l.MessageTemplate == nil {
+		return "event", nil
+	}
+	message, err := l.MessageTemplate.Text(call.Env)
+	if err != nil {
+		return "", Final("template", fmt.Errorf("message_template: %w", err))
+	}
+	return message, nil
 }

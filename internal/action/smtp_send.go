@@ -26,8 +26,8 @@ const (
 	serviceClosing = 421
 )
 
-// message is a mail as it is sent.
-type message struct {
+// rendered is a mail as it is sent.
+type rendered struct {
 	from string   // in angle brackets, as are
 	to   []string // at least one, none twice
 	raw  []byte
@@ -36,7 +36,7 @@ type message struct {
 
 // send sends a mail to all of its recipients or to none, and returns the server's last word. Once the server has taken the
 // mail, nothing that follows is a failure: the mail would be sent twice. ctx bounds it all, wherever the server stands still.
-func (m *Mailer) send(ctx context.Context, mail message) (reply string, err error) {
+func (m *Mailer) send(ctx context.Context, mail rendered) (reply string, err error) {
 	defer func() { m.note(ctx, err) }()
 	conn, err := m.dial(ctx)
 	if err != nil {
@@ -152,7 +152,7 @@ func (m *Mailer) auth(client *smtp.Client) (smtp.Auth, error) {
 }
 
 // transfer hands the mail over.
-func (m *Mailer) transfer(ctx context.Context, client *smtp.Client, mail message) (string, error) {
+func (m *Mailer) transfer(ctx context.Context, client *smtp.Client, mail rendered) (string, error) {
 	if offered, _ := client.Extension("SMTPUTF8"); mail.utf8 && !offered {
 		return "", Final("smtp_utf8", errors.New("an address has letters before its @ that the server does not take (no SMTPUTF8)"))
 	}

@@ -3,12 +3,7 @@ package action
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -24,7 +19,7 @@ import (
 )
 
 // Webhook is an HTTP request. Its body is the event's JSON as it is stored, unless BodyTemplate says otherwise.
-type Webhook struct { //nolint:recvcheck // Format is the value's: a copy must not print its secrets either
+type Webhook struct {
 	Common `yaml:",inline"`
 
 	// URL is the target. Its scheme and host cannot be templated.
@@ -67,28 +62,9 @@ func (w *Webhook) check(f fields) []error {
 	return slices.Concat(w.checkTarget(f), w.checkRequest(f), w.checkHeaders(f), w.checkBody(f), w.checkSecrets(f))
 }
 
-func (w *Webhook) checkTarget(f fields) []error {
-	switch {
-	case f.has("url") && f.has("url_env"):
-		return []error{f.errorAt("url_env", "the webhook has both url and url_env: remove one")}
-	case !f.has("url") && !f.has("url_env"):
-		return []error{f.errorAt("url", "webhook needs url or url_env: add one of them")}
-	case f.has("url"):
-		w.target = w.URL
-		if err := w.target.CheckURL(); err != nil {
-			return []error{f.errorAt("url", "%s", err)}
-		}
-	case w.URLEnv.Value() != "": // else secrets are not looked up
-		var err error
-		if w.target, err = rule.CompileTemplate(w.URLEnv.Value()); err == nil {
-			err = w.target.CheckURL()
-		}
-		if err != nil { // which may repeat the URL
-			return []error{f.errorAt("url_env", "environment variable %s holds no URL that works: "+
-				"expected an absolute http or https URL whose scheme and host are no templates", w.URLEnv.Env())}
-		}
-	}
-	return nil
+func (w *Webhook) checkTarget(f fields) (errs []error) {
+	w.target, errs = checkTarget(f, "url", w.URL, w.URLEnv)
+	return errs
 }
 
 func (w *Webhook) checkRequest(f fields) []error {
@@ -212,35 +188,7 @@ func (w *Webhook) warnings() []string {
 }
 
 // Endpoint is what Config.Endpoint says.
-func (w *Webhook) Endpoint() string {
-	if w.EndpointName != "" || w.target == nil {
-		return w.EndpointName
-	}
-	origin, _, _ := strings.Cut(w.target.String(), "{{") // CheckURL: no placeholder stands in scheme and host
-	u, err := url.Parse(origin)
-	if err != nil {
-		return ""
-	}
-	return endpointOf(u)
-}
-
-// endpointOf is a URL's place: two URLs with the same one share a queue.
-func endpointOf(u *url.URL) string {
-	host, port := strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), u.Port()
-	if port == "" && u.Scheme == "http" {
-		port = "80"
-	}
-	if port == "" || (port == "443" && u.Scheme == "https") {
-		if strings.Contains(host, ":") {
-			return "[" + host + "]"
-		}
-		return host
-	}
-	return net.JoinHostPort(host, port)
-}
-
-// Format prints type and name, whatever the verb: the struct holds secrets.
-func (w Webhook) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, w.ActionType+" "+w.ActionName) }
+func (w *Webhook) Endpoint() string { return w.endpoint(w.target) }
 
 func (w *Webhook) bind(d Deps) Action {
 	bound := *w
@@ -254,43 +202,11 @@ func (w *Webhook) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	if err != nil {
 		return event.Outcome{}, err
 	}
-	start := time.Now()
-	res, err := w.client.Do(req)
-	out := event.Outcome{DurationMS: time.Since(start).Milliseconds()}
+	res, out, err := exchange(w.client, req, w.confidential(req))
 	if err != nil {
-		return out, transportError(ctx, err)
+		return out, err
 	}
-	out.ResponseStatus = res.Status
-	out.ResponseBody = event.Excerpt(w.redact(req, res.Body))
 	return out, w.judge(req, res)
-}
-
-// transportError classifies an error of a request that got no answer: the endpoint is sick, unless it was not asked.
-func transportError(ctx context.Context, err error) error {
-	var (
-		blocked *outbound.BlockedError
-		dns     *net.DNSError
-		network net.Error
-		dial    *net.OpError
-	)
-	switch {
-	case errors.As(err, &blocked):
-		return Final("blocked_address", err)
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return sick(Retry("timeout", fmt.Errorf("no answer in time: %w", context.Cause(ctx))))
-	case ctx.Err() != nil:
-		return Retry("canceled", ctx.Err())
-	case errors.As(err, &dns):
-		return sick(Retry("dns", err))
-	case isTLS(err):
-		return sick(Retry("tls", err))
-	case errors.As(err, &network) && network.Timeout():
-		return sick(Retry("timeout", err))
-	case errors.As(err, &dial) && dial.Op == "dial":
-		return sick(Retry("connect", err))
-	default:
-		return sick(Retry("connection", err))
-	}
 }
 
 // JSONSchemaExtend says that a webhook has exactly one of url and url_env, and at most one kind of secret.

@@ -5,17 +5,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-const (
-	userAgent   = "Weir"
-	jsonContent = "application/json"
-)
+// message is a call as it was rendered: all but where it goes, and what depends on the moment of sending.
+type message struct {
+	header http.Header
+	body   []byte
+}
 
 // request renders the call. Its errors are final: the same event renders the same way again.
 func (w *Webhook) request(ctx context.Context, call Call, now time.Time) (*http.Request, error) {
@@ -23,29 +26,64 @@ func (w *Webhook) request(ctx context.Context, call Call, now time.Time) (*http.
 	if err != nil {
 		return nil, Final("template", fmt.Errorf("url: %w", err))
 	}
-	header, err := w.header(call)
+	m, err := w.render(call)
 	if err != nil {
-		return nil, Final("template", err)
+		return nil, err
 	}
-	body, err := w.body(call, header.Get("Content-Type"))
-	if err != nil {
-		return nil, Final("template", err)
-	}
-	if body, err = w.asCloudEvent(header, call, body); err != nil {
-		return nil, Final("cloudevents", err)
-	}
-	setTrace(header, call.Event.TraceContext)
-	header.Set(headerID, call.DeliveryID.String())
-	header.Set(headerTimestamp, strconv.FormatInt(now.Unix(), 10))
+	m.header.Set(headerTimestamp, strconv.FormatInt(now.Unix(), 10))
 	if w.signer != nil {
-		w.signer.sign(header, call.DeliveryID.String(), now, body)
+		w.signer.sign(m.header, call.DeliveryID.String(), now, m.body)
 	}
-	req, err := http.NewRequestWithContext(ctx, w.Method, target, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, w.Method, target, bytes.NewReader(m.body))
 	if err != nil {
 		return nil, Final("template", errors.New("url: it does not render to a URL"))
 	}
-	req.Header = header
+	req.Header = m.header
 	return req, nil
+}
+
+// render renders header and body.
+func (w *Webhook) render(call Call) (message, error) {
+	header, err := w.header(call)
+	if err != nil {
+		return message{}, Final("template", err)
+	}
+	body, err := w.body(call, header.Get("Content-Type"))
+	if err != nil {
+		return message{}, Final("template", err)
+	}
+	if body, err = w.asCloudEvent(header, call, body); err != nil {
+		return message{}, Final("cloudevents", err)
+	}
+	setTrace(header, call.Event.TraceContext)
+	header.Set(headerID, call.DeliveryID.String())
+	return message{header: header, body: body}, nil
+}
+
+// Preview is the request without what is made when it is sent, the time and the signatures.
+func (w *Webhook) Preview(call Call) (Preview, error) {
+	target, err := previewURL(w.target, w.URLEnv, call)
+	if err != nil {
+		return nil, Final("template", fmt.Errorf("url: %w", err))
+	}
+	m, err := w.render(call)
+	if err != nil {
+		return nil, err
+	}
+	m.header.Set(headerTimestamp, whenSent)
+	if w.signer != nil {
+		m.header.Set(headerSignature, whenSent)
+		m.header.Set(headerFraiseQL, whenSent)
+	}
+	p := Preview{{"method", w.Method}, {"url", target}}
+	for _, name := range slices.Sorted(maps.Keys(m.header)) {
+		value := strings.Join(m.header[name], ", ")
+		if isCredential(name) {
+			value = redacted
+		}
+		p = append(p, Part{"header " + name, value})
+	}
+	return append(p, Part{"body", string(m.body)}), nil
 }
 
 func (w *Webhook) header(call Call) (http.Header, error) {
@@ -88,20 +126,11 @@ func isJSON(contentType string) bool {
 	return err == nil && (media == jsonContent || strings.HasSuffix(media, "+json"))
 }
 
-// minSecret is the shortest text that redact looks for: a shorter one would blacken words.
-const minSecret = 8
-
-// redact removes from a response what the receiver may have learned from the request and repeated: error pages often
-// show the path. The outcome is shown to people.
-func (w *Webhook) redact(req *http.Request, body []byte) []byte {
+// confidential is what the receiver may have learned from the request and would repeat: error pages often show the path.
+func (w *Webhook) confidential(req *http.Request) []string {
 	var secrets []string
 	if !w.URLEnv.IsZero() {
-		secrets = append(secrets, req.URL.RequestURI(), req.URL.Path, req.URL.RawQuery)
-		secrets = append(secrets, strings.Split(req.URL.EscapedPath(), "/")...)
-		secrets = append(secrets, strings.Split(req.URL.Path, "/")...)
-		for _, values := range req.URL.Query() {
-			secrets = append(secrets, values...)
-		}
+		secrets = pieces(req.URL)
 	}
 	for name := range w.Headers {
 		if isCredential(name) {
@@ -109,21 +138,5 @@ func (w *Webhook) redact(req *http.Request, body []byte) []byte {
 			secrets = append(append(secrets, value), strings.Fields(value)...)
 		}
 	}
-	for _, secret := range secrets {
-		if len(secret) >= minSecret {
-			body = bytes.ReplaceAll(body, []byte(secret), []byte("[redacted]"))
-		}
-	}
-	return body
-}
-
-// isCredential guesses from a header's name that its value is a credential.
-func isCredential(name string) bool {
-	name = strings.ToLower(name)
-	for _, word := range []string{"auth", "token", "key", "secret", "cookie", "password"} {
-		if strings.Contains(name, word) {
-			return true
-		}
-	}
-	return false
+	return secrets
 }

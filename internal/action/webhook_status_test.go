@@ -229,10 +229,16 @@ func TestWebhookRetriesWhatMayPass(t *testing.T) {
 func TestWebhookTimesOut(t *testing.T) {
 	t.Parallel()
 	url, _ := receiver(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	timesOut(t, bind(t, "{type: webhook, url: \""+url+"\"}"))
+}
+
+// timesOut makes a call of an action whose receiver never answers.
+func timesOut(t *testing.T, a Action) {
+	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errors.New("longer than its timeout of 50ms"))
 	defer cancel()
-	_, err := bind(t, "{type: webhook, url: \""+url+"\"}").Do(ctx, callFor(t, order))
-	if e := wantError(t, err, ClassRetry, "timeout"); !strings.Contains(e.Error(), "timeout of 50ms") {
+	_, err := a.Do(ctx, callFor(t, order))
+	if e := wantError(t, err, ClassRetry, "timeout"); !strings.Contains(e.Error(), "timeout of 50ms") || !e.Sick {
 		t.Errorf("got %s", e)
 	}
 }

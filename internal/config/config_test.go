@@ -3,7 +3,11 @@ package config
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
@@ -95,7 +99,8 @@ func TestGoodConfigurations(t *testing.T) {
 	vars := map[string]string{
 		"DATABASE_URL": "postgres://weir:hunter2@db.example.org:5432/app", "ERP_SECRET": "s1", "ERP_SECRET_OLD": "s2",
 		"SMTP_USER": "weir", "SMTP_PASSWORD": "hunter2",
-		"WEIRD": `a: b # "c"`,
+		"WEIRD": `a: b # "c"`, "SLACK_URL": "https://hooks.slack.com/services/T000/B000/XXXX",
+		"TWILIO_ACCOUNT": "AC00", "TWILIO_TOKEN": "s3", "FCM_CREDENTIALS": serviceAccount(t),
 	}
 	files, err := filepath.Glob("testdata/good/*.yaml")
 	if err != nil || len(files) == 0 {
@@ -117,6 +122,23 @@ func TestGoodConfigurations(t *testing.T) {
 			}
 		})
 	}
+}
+
+// serviceAccount is the JSON key of one.
+func serviceAccount(t *testing.T) string {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(map[string]string{
+		"type": "service_account", "project_id": "shop-1", "client_email": "weir@shop-1.iam.gserviceaccount.com",
+		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
 }
 
 func TestDefaults(t *testing.T) {

@@ -172,6 +172,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 var secretsInText = []*regexp.Regexp{
 	regexp.MustCompile(`://[^/?#\s"'@]*:([^\s"'@]*)@`),
 	regexp.MustCompile(`(?i)\bpassword["']?\s*[=:]\s*([^\s&"',}]+)`),
+	regexp.MustCompile(`\bwebhook_url["']?\s*:\s*["']?(?:[a-zA-Z]+:)?/*[^/\s"',}]+/([^\s"',}]+)`), // its path is one
 }
 
 // maskSecrets replaces passwords that stand in a line of the file by as many asterisks, so that columns stay.

@@ -349,3 +349,28 @@ func TestNotMigratedIsRefused(t *testing.T) {
 	}
 	run.err = nil
 }
+
+// The other types go the same way: a row, a job of their kind, the real request.
+func TestOneCommitOneSlackMessage(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, nil)
+	r.started(`
+outbound: {allow: ["127.0.0.0/8"]}
+observers:
+  chat:
+    entity: Order
+    actions:
+      - {type: slack, webhook_url_env: SLACK, channel: "#orders", message_template: "{{ html }} {{ total }}"}
+`, "SLACK="+rc.URL+"/services/hunter2")
+	r.order(`{"total": 100.10, "html": "<a & b>"}`)
+	r.await("completed", func() bool { return r.jobs("state = 'completed' AND kind = 'weir_slack'") == "1" })
+	seen := rc.seen()
+	if len(seen) != 1 || seen[0].path != "/services/hunter2" ||
+		seen[0].body != `{"text":"&lt;a &amp; b&gt; 100.10","channel":"#orders"}` {
+		t.Errorf("got %+v", seen)
+	}
+	if text := r.one("SELECT string_agg(j::text, '') FROM job j"); strings.Contains(text, "hunter2") {
+		t.Error("the URL leaked into the job")
+	}
+}

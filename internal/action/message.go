@@ -1,0 +1,43 @@
+package action
+
+import (
+	"github.com/fraiseql/weir/internal/rule"
+	"github.com/fraiseql/weir/internal/setting"
+)
+
+// defaultMessage is FraiseQL's.
+const defaultMessage = "Event: {{ event_type }} on {{ entity_type }} (ID: {{ entity_id }})"
+
+// messageOf is a message_template, or the default one.
+func messageOf(f fields, written *rule.Template) (*rule.Template, []error) {
+	if written != nil {
+		return written, notEmpty(f, "message_template", written)
+	}
+	message, err := rule.CompileTemplate(defaultMessage)
+	if err != nil {
+		return nil, []error{f.errorAt("message_template", "%s", err)}
+	}
+	return message, nil
+}
+
+// needs names the keys that are missing.
+func needs(f fields, keys ...string) (errs []error) {
+	kind, _ := setting.Text(f.values["type"])
+	for _, key := range keys {
+		if !f.has(key) {
+			errs = append(errs, f.errorAt(key, "%s needs the key %s: add it", kind, key))
+		}
+	}
+	return errs
+}
+
+// notEmpty refuses a template that is empty for every event. One that is missing is somebody else's to report.
+func notEmpty(f fields, key string, tmpl *rule.Template) []error {
+	if tmpl == nil {
+		return nil
+	}
+	if text, static := tmpl.Static(); static && text == "" {
+		return []error{f.errorAt(key, "%s is empty: write a text or a template, or remove it", key)}
+	}
+	return nil
+}
