@@ -36,7 +36,7 @@ of which event_type and entity_type are needed; or one that was recorded, by its
 Neither a database (but for --event-id) nor secrets are needed: what depends on a variable that is not set is shown as not
 known. The exit code is 1 when the event would make a dead letter: a condition or a template fails. No match is 0.`,
 		Example: "  weir test order-shipped --event event.json\n" +
-			"  weir test order-shipped --event - <<< '{\"event_type\": \"INSERT\", \"entity_type\": \"Order\", \"data\": {\"total\": 5}}'\n" +
+			`  weir test order-shipped --event - <<< '{"event_type": "INSERT", "entity_type": "Order", "data": {"total": 5}}'` + "\n" +
 			"  weir test order-shipped --event-id 0190a0c2-7f0e-7c3a-8a52-3f2d1f0c9b11",
 		Args: cobra.ExactArgs(1),
 		RunE: a.does(func(ctx context.Context, args []string) error {

@@ -437,6 +437,9 @@ func TestPushPreviewWithoutTheEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if c.Endpoint() != "fcm.googleapis.com" {
+		t.Errorf("endpoint %s", c.Endpoint())
+	}
 	p, err := c.Bind(Deps{}).Preview(callFor(t, order))
 	if err != nil || p[0].Value != "https://fcm.googleapis.com/v1/projects/[not known: $FCM is not set]/messages:send" {
 		t.Errorf("got %v, %v", p, err)

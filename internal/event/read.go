@@ -34,8 +34,11 @@ func Read(raw []byte) (e *Event, unknown []string, err error) {
 			return nil, nil, fmt.Errorf("%s: %w", key, plainly(err))
 		}
 	}
+	if err := e.complete(); err != nil {
+		return nil, nil, err
+	}
 	slices.Sort(unknown)
-	return e, unknown, e.complete()
+	return e, unknown, nil
 }
 
 // complete fills in what JSON would, and says what is missing.
@@ -123,6 +126,7 @@ func plainly(err error) error {
 		want = "a whole number"
 	case reflect.Slice:
 		want = "a list"
+	default:
 	}
 	return fmt.Errorf("expected %s, found %s", want, mismatch.Value)
 }

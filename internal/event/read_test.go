@@ -1,6 +1,7 @@
 package event
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ func TestRead(t *testing.T) {
 	if err != nil || len(unknown) != 0 {
 		t.Fatalf("%v, unknown %v", err, unknown)
 	}
-	if second, err := again.JSON(); err != nil || string(second) != string(raw) {
+	if second, err := again.JSON(); err != nil || !bytes.Equal(second, raw) {
 		t.Errorf("%v\ngot  %s\nwant %s", err, second, raw)
 	}
 }
