@@ -42,7 +42,7 @@ func TestCloudEventsForTheirSDK(t *testing.T) {
 				t.Parallel()
 				target, got := cloudEventReceiver(t)
 				a := bind(t, `{type: webhook, url: "`+target+`", cloudevents: `+form+tt.keys+"}")
-				if _, err := a.Do(t.Context(), tt.call); err != nil {
+				if _, err := a.Do(t.Context(), callFor(t, *tt.call.Event)); err != nil {
 					t.Fatal(err)
 				}
 				e := <-got

@@ -26,8 +26,8 @@ type proxy struct {
 	t   *testing.T
 	url string // with user and password
 
-	tunnels sync.WaitGroup
-	mu      sync.Mutex // guards the rest
+	tunnels sync.WaitGroup // more than 0 until the proxy is closed
+	mu      sync.Mutex     // guards the rest
 	asked   []string
 	dialed  []string // our ends of the connections to targets
 }
@@ -36,7 +36,11 @@ type proxy struct {
 func newProxy(t *testing.T, scheme string) *proxy {
 	t.Helper()
 	p := &proxy{t: t}
-	t.Cleanup(p.tunnels.Wait)
+	p.tunnels.Add(1)
+	t.Cleanup(func() {
+		p.tunnels.Done()
+		p.tunnels.Wait()
+	})
 	var address string
 	if scheme == "socks5" {
 		address = p.listenSOCKS()
@@ -102,6 +106,8 @@ func (p *proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodConnect {
+		p.tunnels.Add(1) // the server does not wait for a connection that was taken from it
+		defer p.tunnels.Done()
 		p.note("CONNECT " + r.Host)
 		target, err := p.dial(r.Context(), "tcp", r.Host)
 		if err != nil {
@@ -114,7 +120,7 @@ func (p *proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 			p.t.Error(err)
 			return
 		}
-		p.tunnel(conn, target)
+		tunnel(conn, target)
 		return
 	}
 	p.note(r.Method + " " + r.URL.Scheme + "://" + r.URL.Host)
@@ -137,14 +143,16 @@ func (p *proxy) forward(w http.ResponseWriter, r *http.Request) {
 }
 
 // tunnel copies until one side ends.
-func (p *proxy) tunnel(a, b net.Conn) {
+func tunnel(a, b net.Conn) {
+	var both sync.WaitGroup
 	for _, pair := range [][2]net.Conn{{a, b}, {b, a}} {
-		p.tunnels.Go(func() {
+		both.Go(func() {
 			io.Copy(pair[0], pair[1])
 			a.Close()
 			b.Close()
 		})
 	}
+	both.Wait()
 }
 
 func (p *proxy) listenSOCKS() string {
@@ -159,9 +167,12 @@ func (p *proxy) listenSOCKS() string {
 			if err != nil {
 				return
 			}
-			if err := p.serveSOCKS(conn); err != nil {
-				conn.Close()
-			}
+			p.tunnels.Go(func() {
+				defer conn.Close()
+				if err := p.serveSOCKS(conn); err != nil {
+					p.t.Logf("SOCKS: %v", err)
+				}
+			})
 		}
 	})
 	p.t.Cleanup(func() { lis.Close() })
@@ -205,7 +216,7 @@ func (p *proxy) serveSOCKS(conn net.Conn) error {
 		return err
 	}
 	conn.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
-	p.tunnel(conn, target)
+	tunnel(conn, target)
 	return nil
 }
 
