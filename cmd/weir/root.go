@@ -32,6 +32,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newAdoptCommand(a),
 		newStatusCommand(a),
 		newDebugCommand(a),
+		newTestCommand(a),
 		newDeadLetterCommand(a),
 		newDemoCommand(a),
 		newVersionCommand(a),

@@ -90,8 +90,13 @@ func checkBase(f fields, written, usual string) (*url.URL, []error) {
 	return u, nil
 }
 
-// under is a URL behind a base.
-func under(base *url.URL, path string) string { return strings.TrimSuffix(base.String(), "/") + path }
+// under is a URL behind a base. Only in a preview can that be unknown: a configuration is refused if it is.
+func under(base *url.URL, path string) string {
+	if base == nil {
+		return unknown(setting.Secret{}) + path
+	}
+	return strings.TrimSuffix(base.String(), "/") + path
+}
 
 // endpoint is what Config.Endpoint says of an action with a URL.
 func (c *Common) endpoint(target *rule.Template) string {

@@ -24,7 +24,7 @@ const whenSent = "[made when it is sent]"
 
 // previewURL is where a call would go. Of a URL in the environment, scheme and host are shown.
 func previewURL(target *rule.Template, env setting.Secret, call Call) (string, error) {
-	if target == nil || target.CheckURL() != nil { // else the configuration would have been refused
+	if !isURL(target) {
 		return unknown(env), nil
 	}
 	rendered, err := target.URL(call.Env)
@@ -41,6 +41,10 @@ func previewURL(target *rule.Template, env setting.Secret, call Call) (string, e
 		return withoutCredentials(rendered), nil
 	}
 }
+
+// isURL says that a target is known. The configuration of one that is none would have been refused, if the environment had
+// been complete.
+func isURL(target *rule.Template) bool { return target != nil && target.CheckURL() == nil }
 
 // hiddenPath is a URL whose path is a secret.
 func hiddenPath(u *url.URL) string { return outbound.RedactURL(u) + "/" + redacted }

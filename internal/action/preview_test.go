@@ -86,6 +86,22 @@ func TestPreviewWithoutTheEnvironment(t *testing.T) {
 	if p := parts(t, c.Bind(Deps{}), callFor(t, order)); p["url"] != "[not known: the environment lacks a value]" {
 		t.Errorf("got %v", p)
 	}
+	for _, text := range []string{
+		"{type: sms, to: a, from: b, account_env: A, token_env: B, base_url: \"${ERP}\"}",
+		"{type: push, topic: a, title_template: b, credentials_env: A, base_url: \"${ERP}\"}",
+		"{type: slack, webhook_url: \"${ERP}\"}",
+	} {
+		c = Config{}
+		if err := yaml.UnmarshalWithOptions([]byte(text), &c, yaml.Strict()); err == nil {
+			t.Fatal("no error")
+		}
+		if p := parts(t, c.Bind(Deps{}), callFor(t, order)); !strings.HasPrefix(p["url"], "[not known: the environment lacks a value]") {
+			t.Errorf("got %v", p)
+		}
+		if e := c.Endpoint(); e != "" {
+			t.Errorf("endpoint %s", e)
+		}
+	}
 	c = Config{}
 	if err := yaml.UnmarshalWithOptions([]byte("{type: webhook, timeout: \"${T}\"}"), &c, yaml.Strict()); err == nil {
 		t.Fatal("no error")

@@ -20,7 +20,7 @@ import (
 )
 
 // Push is a push notification by Firebase Cloud Messaging, HTTP v1.
-type Push struct {
+type Push struct { //nolint:recvcheck // jsonschema asks the value for JSONSchemaExtend
 	Common `yaml:",inline"`
 
 	// Token is the registration token of one device, Topic the name of a topic. They exclude one another.

@@ -40,17 +40,25 @@ type firebase struct {
 
 func newFirebase(t *testing.T) *firebase {
 	t.Helper()
+	fb := firebaseOf(t)
+	fb.Server = serve(t, false, fb.handler())
+	return fb
+}
+
+func firebaseOf(t *testing.T) *firebase {
+	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fb := &firebase{t: t, key: key, sent: make(chan received, 64), life: 3599}
+	return &firebase{t: t, key: key, sent: make(chan received, 64), life: 3599}
+}
+
+func (fb *firebase) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /token", fb.token)
 	mux.HandleFunc("POST /v1/projects/shop-1/messages:send", fb.send)
-	fb.Server = httptest.NewServer(mux)
-	t.Cleanup(fb.Close)
-	return fb
+	return mux
 }
 
 func (fb *firebase) behave(answer, refuse http.HandlerFunc) {
@@ -428,6 +436,9 @@ func TestPushPreviewWithoutTheEnvironment(t *testing.T) {
 	c, err := decodeIn(t.Context(), `{type: push, credentials_env: FCM`+pushKeys+`}`)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if c.Endpoint() != "fcm.googleapis.com" {
+		t.Errorf("endpoint %s", c.Endpoint())
 	}
 	p, err := c.Bind(Deps{}).Preview(callFor(t, order))
 	if err != nil || p[0].Value != "https://fcm.googleapis.com/v1/projects/[not known: $FCM is not set]/messages:send" {

@@ -19,7 +19,7 @@ import (
 
 // Slack is a message to a channel by an incoming webhook of Slack, or of what understands the same requests (Mattermost,
 // Rocket.Chat).
-type Slack struct {
+type Slack struct { //nolint:recvcheck // jsonschema asks the value for JSONSchemaExtend
 	Common `yaml:",inline"`
 
 	// WebhookURL is the incoming webhook. Its path is a secret, so it is better kept in the environment.

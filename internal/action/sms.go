@@ -1,7 +1,6 @@
 package action
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -141,11 +140,8 @@ func (s *SMS) Do(ctx context.Context, call Call) (event.Outcome, error) {
 		out.ResponseBody = event.Excerpt(answer.accepted())
 		return out, nil
 	}
-	private := func(text []byte) []byte {
-		text = bytes.ReplaceAll(text, []byte(m.to), []byte("[number]"))
-		text = redact(text, []string{m.from, account, s.TokenEnv.Value()})
-		return withoutNumbers(text)
-	}
+	secrets := append(strings.Fields(req.Header.Get("Authorization")), account, s.TokenEnv.Value(), m.from, m.to)
+	private := func(text []byte) []byte { return withoutNumbers(redact(text, secrets)) }
 	out.ResponseBody = event.Excerpt(private(res.Body))
 	answer.Message = string(private([]byte(answer.Message)))
 	return out, judgeTwilio(req, res, answer)

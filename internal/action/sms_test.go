@@ -14,6 +14,7 @@ import (
 const (
 	twilioAccount = "AC0123456789abcdef0123456789abcdef"
 	twilioToken   = "hunter2-token"
+	twilioBasic   = "Basic QUMwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZjpodW50ZXIyLXRva2Vu"
 )
 
 // twilioServer answers as Twilio does, and complains of a request that is not as documented.
@@ -126,7 +127,7 @@ func TestSMSAnswers(t *testing.T) {
 	}{
 		{
 			status: 400, body: refused(400, 21211, "The 'To' number +15551234567 is not a valid phone number."), class: ClassFinal,
-			says: "Twilio's error 21211: The 'To' number [number] is not a valid phone number.",
+			says: "Twilio's error 21211: The 'To' number [redacted] is not a valid phone number.",
 		},
 		{status: 400, body: refused(400, 21610, "Attempt to send to unsubscribed recipient"), class: ClassFinal, says: "21610: Attempt"},
 		{status: 400, body: refused(400, 21614, "'To' number 1 (555) 123-4567 is not a valid mobile number"), class: ClassFinal, says: "[number] is"},
@@ -137,6 +138,7 @@ func TestSMSAnswers(t *testing.T) {
 			status: 404, body: refused(404, 20404, "The requested resource /2010-04-01/Accounts/"+twilioAccount+"/Messages.json was not found"),
 			class: ClassRetry, says: "/2010-04-01/Accounts/[redacted]/Messages.json",
 		},
+		{status: 400, body: "Authorization: " + twilioBasic, class: ClassFinal},
 		{status: 429, body: refused(429, 20429, "Too Many Requests"), class: ClassLater, after: time.Minute, sick: true, says: "20429"},
 		{status: 429, body: "", retryAfter: "5", class: ClassLater, after: 5 * time.Second, sick: true},
 		{status: 500, body: refused(500, 20500, "Internal Server Error"), class: ClassRetry, sick: true, says: "20500"},
@@ -157,12 +159,26 @@ func TestSMSAnswers(t *testing.T) {
 			if e.After != tt.after || e.Sick != tt.sick || out.ResponseStatus != tt.status || !strings.Contains(e.Error(), tt.says) {
 				t.Errorf("got %+v, outcome %+v", e, out)
 			}
-			for _, secret := range []string{"hunter2", twilioAccount, "5551234567", "123-4567", "15557122661"} {
+			for _, secret := range []string{"hunter2", twilioAccount, "QUMwMTIz", "5551234567", "123-4567", "15557122661"} {
 				if said := fmt.Sprint(e, out); strings.Contains(said, secret) {
 					t.Errorf("%s leaked: %s", secret, said)
 				}
 			}
 		})
+	}
+}
+
+// Also an address that is no number is somebody's.
+func TestSMSLeaksNoRecipient(t *testing.T) {
+	t.Parallel()
+	base, _ := twilioServer(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, `{"code": 21211, "message": "'To' is not valid: %s", "status": 400}`, r.PostForm.Get("To"))
+	})
+	out, err := smsAction(t, base, ", to: jane@example.org, from: b").Do(t.Context(), callFor(t, order))
+	e := wantError(t, err, ClassFinal, "status_400")
+	if said := fmt.Sprint(e, out); strings.Contains(said, "jane") || !strings.Contains(said, "is not valid: [redacted]") {
+		t.Errorf("said %s", said)
 	}
 }
 

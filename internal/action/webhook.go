@@ -19,7 +19,7 @@ import (
 )
 
 // Webhook is an HTTP request. Its body is the event's JSON as it is stored, unless BodyTemplate says otherwise.
-type Webhook struct {
+type Webhook struct { //nolint:recvcheck // jsonschema asks the value for JSONSchemaExtend
 	Common `yaml:",inline"`
 
 	// URL is the target. Its scheme and host cannot be templated.

@@ -56,6 +56,8 @@ type Config struct {
 	Files []setting.File `yaml:"-"`
 	// Warnings are what is allowed but probably not meant, in the order of the file.
 	Warnings []Warning `yaml:"-"`
+	// Unset are the variables that Incomplete has missed, sorted.
+	Unset []string `yaml:"-"`
 	// Mistakes are what OnlyPlaces has passed over.
 	Mistakes Errors `yaml:"-"`
 }
@@ -88,6 +90,8 @@ type Options struct {
 	// NoEnv checks all but what only the environment knows: secrets are not looked up, and an unset ${NAME} is no
 	// error, nor is what its value would decide. The result then lacks these values.
 	NoEnv bool
+	// Incomplete is NoEnv, but what the environment has is used. What it lacks is in Config.Unset.
+	Incomplete bool
 	// OnlyPlaces is for tools beside the worker: of the file only what says where things are is kept (installation,
 	// database, source), and mistakes elsewhere are no errors but in Config.Mistakes.
 	OnlyPlaces bool
@@ -120,6 +124,7 @@ func load(ctx context.Context, raw []byte, opts Options) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	opts.NoEnv = opts.NoEnv || opts.Incomplete
 	r := resolver{src: src, lookup: opts.Lookup, noEnv: opts.NoEnv}
 	root = r.document(root)
 	if r.stop {
@@ -130,7 +135,10 @@ func load(ctx context.Context, raw []byte, opts Options) (*Config, error) {
 	surroundings := setting.Surroundings{
 		Lookup: opts.Lookup, Dir: filepath.Dir(opts.Path), Opened: func(f setting.File) { files = append(files, f) },
 	}
-	if opts.NoEnv {
+	switch {
+	case opts.Incomplete:
+		surroundings.Unset = func(name string) { r.unset = append(r.unset, name) }
+	case opts.NoEnv:
 		surroundings.Lookup = nil
 	}
 	d := decoder{src: src, unknown: r.unknown, errs: r.errs}
@@ -151,6 +159,10 @@ func load(ctx context.Context, raw []byte, opts Options) (*Config, error) {
 	}
 	cfg.fillIn()
 	cfg.Files, cfg.Warnings = files, c.warnings
+	if opts.Incomplete {
+		slices.Sort(r.unset)
+		cfg.Unset = slices.Compact(r.unset)
+	}
 	return cfg, nil
 }
 

@@ -141,6 +141,34 @@ func serviceAccount(t *testing.T) string {
 	return string(raw)
 }
 
+// Incomplete takes what the environment has and lists what it lacks; a mistake is one all the same.
+func TestIncomplete(t *testing.T) {
+	t.Parallel()
+	text := `
+database: {url: "${DATABASE_URL}"}
+observers:
+  o:
+    entity: Order
+    actions:
+      - {type: webhook, url_env: SET, signing_secrets_env: [UNSET_SECRET, SET]}
+      - {type: webhook, name: b, url: "${UNSET_URL}/x"}
+      - {type: webhook, name: c, url: "https://${HOST}/x"}
+`
+	opts := Options{Path: "weir.yaml", Incomplete: true, Lookup: env(map[string]string{"SET": "https://set.test/x", "HOST": "host.test"})}
+	cfg, err := load(t.Context(), []byte(text), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	actions := cfg.Observers["o"].Actions
+	got := fmt.Sprintln(cfg.Unset, actions[0].Endpoint(), actions[2].Endpoint())
+	if got != "[DATABASE_URL UNSET_SECRET UNSET_URL] set.test host.test\n" {
+		t.Errorf("got %s", got)
+	}
+	if errs := loadErrors(t, text+"      - {type: webhok}\n", opts); len(errs) != 1 {
+		t.Errorf("got %v", errs)
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	cfg := mustLoad(t, "observers: {o: {entity: Order, actions: [{type: log}]}}\nendpoints: {log: {}}",

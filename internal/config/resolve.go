@@ -26,7 +26,8 @@ type resolver struct {
 	noEnv  bool
 
 	anchors map[string]resolved
-	unknown []span // where a value is not known, so that nothing can be said about it
+	unset   []string // variables without value and default
+	unknown []span   // where a value is not known, so that nothing can be said about it
 	errs    Errors
 	stop    bool // an error after which the rest of the tree is not what was meant
 }
@@ -205,7 +206,7 @@ func (r *resolver) text(whole ast.Node, n *ast.StringNode) ast.Node {
 		return n
 	}
 	for _, name := range e.unset {
-		r.unknown = append(r.unknown, r.spanOf(whole))
+		r.unknown, r.unset = append(r.unknown, r.spanOf(whole)), append(r.unset, name)
 		if r.noEnv {
 			continue
 		}

@@ -80,16 +80,21 @@ func (r rules) rangeText() string {
 
 // didYouMean is a question about the likeliest of the known words, "" when none is near.
 func didYouMean(word string, known []string) string {
+	if best := Nearest(word, known); best != "" {
+		return fmt.Sprintf("did you mean %s? ", best)
+	}
+	return ""
+}
+
+// Nearest is the one of the known words that is spelt most nearly like a word, "" when none is near.
+func Nearest(word string, known []string) string {
 	best, distance := "", max(1, min(len(word)/3, 3))+1
 	for _, k := range known {
 		if n := editDistance(strings.ToLower(word), k); n < distance {
 			best, distance = k, n
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("did you mean %s? ", best)
+	return best
 }
 
 // editDistance counts the letters to insert, remove, replace or swap with a neighbor (optimal string alignment).

@@ -20,6 +20,8 @@ import (
 type Surroundings struct {
 	// Lookup finds an environment variable. nil: secrets are not looked up (validate-config --no-env).
 	Lookup func(name string) (string, bool)
+	// Unset is told of each secret that Lookup does not find, which then is no error. nil: it is one.
+	Unset func(name string)
 	// Dir is the folder of the configuration file: `{file: …}` is relative to it.
 	Dir string
 	// Opened is told of each file that is read, as it was. nil: nobody wants to know.
@@ -150,12 +152,16 @@ func (s *Secret) UnmarshalYAML(ctx context.Context, node ast.Node) error {
 		return ErrorAt(node, "expected the name of an environment variable that holds the secret, as in ERP_SECRET")
 	}
 	s.env = name
-	lookup := FromContext(ctx).Lookup
-	if lookup == nil {
+	around := FromContext(ctx)
+	if around.Lookup == nil {
 		return nil
 	}
-	value, ok := lookup(name)
+	value, ok := around.Lookup(name)
 	if !ok || value == "" {
+		if around.Unset != nil {
+			around.Unset(name)
+			return nil
+		}
 		return ErrorAt(node, "environment variable %s is not set: set it to the secret", name)
 	}
 	s.value = &value
