@@ -80,7 +80,7 @@ func (a *app) rehearse(ctx context.Context, r rehearsed) error {
 	if _, ok := cfg.Observers[r.observer]; !ok {
 		return unknownObserver(r.observer, slices.Sorted(maps.Keys(cfg.Observers)))
 	}
-	set, err := observer.New(cfg.Observers, action.Deps{Logger: slog.New(slog.DiscardHandler)})
+	set, err := observer.New(cfg.Observers, action.Deps{Mailer: action.NewMailer(cfg.SMTP), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return configError{err}
 	}

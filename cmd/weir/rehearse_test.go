@@ -118,3 +118,14 @@ func TestRehearseARecordedEvent(t *testing.T) {
 	weir(t, append(args, e.ID.String())...).exits(1).says("matches", "orders/order-1", `"total": 100.10`, `no key "note"`)
 	weir(t, append(args, "0190a0c2-7f0e-7c3a-8a52-3f2d1f0c9b11")...).exits(1).complains("no such event")
 }
+
+// The sender of a mail is in the section smtp, not in the action.
+func TestRehearseAMail(t *testing.T) {
+	t.Parallel()
+	path := file(t, `smtp: {host: mail.example.org, from: "Shop <shop@example.org>", username_env: SMTP_USER, password_env: SMTP_PASSWORD}
+observers:
+  mail: {entity: Order, actions: [{type: email, to: a@example.org, subject: "{{ status }}", body_template: "{{ total }}"}]}
+`)
+	weir(t, "test", "mail", "--event", eventFile(t, shippedEvent), "--config", path).exits(0).
+		says(`from: "Shop" <shop@example.org>`, "to: a@example.org", "subject: shipped", "text: 100.10")
+}
