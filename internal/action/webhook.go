@@ -3,6 +3,8 @@ package action
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -222,6 +224,17 @@ func (w *Webhook) Endpoint() string {
 		return ""
 	}
 	return endpointOf(u)
+}
+
+// Target is a fingerprint of the URL, which may hold a secret. "" for a URL with placeholders: when one of the places that it
+// stands for is gone, the others need not be.
+func (w *Webhook) Target() string {
+	text, static := w.target.Static()
+	if !static {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:16])
 }
 
 // endpointOf is a URL's place: two URLs with the same one share a queue.

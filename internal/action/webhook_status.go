@@ -38,7 +38,9 @@ func (w *Webhook) judge(req *http.Request, res *outbound.Response) error {
 }
 
 // isSick says that a status is the endpoint's trouble and not the delivery's.
-func isSick(status int) bool { return status == http.StatusTooManyRequests || status >= http.StatusInternalServerError }
+func isSick(status int) bool {
+	return status == http.StatusTooManyRequests || status >= http.StatusInternalServerError
+}
 
 func (w *Webhook) classify(req *http.Request, res *outbound.Response) error {
 	status := res.Status
@@ -51,6 +53,9 @@ func (w *Webhook) classify(req *http.Request, res *outbound.Response) error {
 		err = fmt.Errorf("%w, a redirect to %s: redirects are not followed, put the final URL into the configuration", err, host)
 	}
 	if w.isFinal(status) {
+		if status == http.StatusGone {
+			code = CodeGone
+		}
 		return Final(code, err)
 	}
 	pause, asked := retryAfter(res.Header.Get("Retry-After"), time.Now())
