@@ -145,6 +145,7 @@ func (w *Pass) Wait(ctx context.Context, stopping <-chan struct{}) error {
 		return nil
 	}
 	began := time.Now()
+	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
 	watching.Go(func() {
@@ -159,10 +160,15 @@ func (w *Pass) Wait(ctx context.Context, stopping <-chan struct{}) error {
 	err := w.limiter.wait(ctx)
 	cancel(nil)
 	watching.Wait()
-	if err == nil {
+	switch {
+	case err == nil:
 		w.panel.metrics.wait.Observe(time.Since(began).Seconds())
+		return nil
+	case outer.Err() != nil:
+		return outer.Err() // not its cause: what was canceled is told by that
+	default:
+		return err
 	}
-	return err
 }
 
 // Report says what the call said of the endpoint; why is for people.
