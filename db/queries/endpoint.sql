@@ -3,7 +3,7 @@
 -- actions that are gone (endpoint names the observer, reason the target). due: probes may be let through. orphan: who probes has
 -- no lease. open_until is 1970 for none and for infinity.
 SELECT name AS endpoint, ''::text AS action, state, reason, changed_by, manual,
-       coalesce(nullif(open_until, 'infinity'), to_timestamp(0))::timestamptz AS open_until,
+       (CASE WHEN isfinite(open_until) THEN open_until ELSE to_timestamp(0) END)::timestamptz AS open_until,
        changed_at, coalesce(state = 'open' AND open_until <= clock_timestamp(), false)::boolean AS due,
        (state = 'half-open' AND NOT EXISTS (SELECT FROM weir.worker w WHERE w.client_id = e.changed_by))::boolean AS orphan,
        clock_timestamp()::timestamptz AS now

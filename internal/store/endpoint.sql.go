@@ -93,7 +93,7 @@ func (q *Queries) ConcludeProbes(ctx context.Context, db DBTX, arg ConcludeProbe
 
 const followEndpoints = `-- name: FollowEndpoints :many
 SELECT name AS endpoint, ''::text AS action, state, reason, changed_by, manual,
-       coalesce(nullif(open_until, 'infinity'), to_timestamp(0))::timestamptz AS open_until,
+       (CASE WHEN isfinite(open_until) THEN open_until ELSE to_timestamp(0) END)::timestamptz AS open_until,
        changed_at, coalesce(state = 'open' AND open_until <= clock_timestamp(), false)::boolean AS due,
        (state = 'half-open' AND NOT EXISTS (SELECT FROM weir.worker w WHERE w.client_id = e.changed_by))::boolean AS orphan,
        clock_timestamp()::timestamptz AS now
