@@ -27,6 +27,7 @@ type table struct {
 	mu     sync.Mutex // guards the rest
 	next   time.Time
 	slices []int
+	ahead  time.Duration // the most that lay between a reservation and its first moment
 	err    error
 }
 
@@ -42,7 +43,7 @@ func (b *table) reserve(_ context.Context, gap time.Duration, n int) (time.Time,
 		first = b.next
 	}
 	b.next = first.Add(time.Duration(n) * gap)
-	b.slices = append(b.slices, n)
+	b.slices, b.ahead = append(b.slices, n), max(b.ahead, time.Until(first))
 	return first, nil
 }
 
@@ -94,6 +95,9 @@ func TestRateOfThreeWorkers(t *testing.T) {
 		}
 		if most := slices.Max(b.slices); most != 13 {
 			t.Errorf("up to %d calls were reserved at once, want a quarter of a second's: 13", most)
+		}
+		if most := 3 * 13 * 20 * time.Millisecond; b.ahead > most {
+			t.Errorf("calls were reserved %s ahead: want what is left of a slice for each worker, at most %s", b.ahead, most)
 		}
 	})
 }

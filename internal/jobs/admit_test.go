@@ -129,19 +129,59 @@ func TestNoTimeoutWhileWaitingForALimit(t *testing.T) {
 	}
 }
 
+// setBreaker is what a person says about the endpoint log.
+func (r *rig) setBreaker(state, until string) {
+	r.t.Helper()
+	_, err := r.pool.Exec(r.t.Context(), `
+		INSERT INTO weir.endpoint (name, state, open_until, manual) VALUES ('log', $1::text, $2::text::timestamptz, true)
+		ON CONFLICT (name) DO UPDATE SET state = excluded.state, open_until = excluded.open_until, manual = true`, state, until)
+	check(r.t, err)
+}
+
+// untouched fails unless all jobs that are left are as they were.
+func (r *rig) untouched() {
+	r.t.Helper()
+	got := r.lines(`SELECT DISTINCT state || ' ' || attempt FROM weir.river_job WHERE kind = 'weir_log' AND state <> 'completed'`)
+	if strings.Join(got, ", ") != "available 0" {
+		r.t.Errorf("the jobs are %s", got)
+	}
+}
+
+// What was fetched before its queue had no producer any more holds its place for a moment and goes back at no attempt. If it went
+// at once, it would make room for the next, and the whole backlog would be put off.
+func TestFetchedBeforeItOpened(t *testing.T) {
+	t.Parallel()
+	const concurrency, backlog = 2, 60
+	r := newRig(t, `o: {entity: Order, actions: [{type: log}]}`)
+	r.setBreaker("open", "infinity")
+	r.q.Swap(r.q.set.Load(), map[string]EndpointConfig{"log": {Concurrency: concurrency}}, index.Config{})
+	r.q.producers.allowed = func(_ string, n int) int { return n } // the producer goes on
+	changes := make([]event.Change, backlog)
+	for i := range changes {
+		changes[i] = order(int64(i), `{}`)
+	}
+	r.commit(changes...)
+	began := time.Now()
+	r.run()
+	r.await("some that are put off", `SELECT count(*) > 2 FROM weir.river_job WHERE metadata ? 'snoozes'`)
+	put := len(r.lines(`SELECT id::text FROM weir.river_job WHERE metadata ? 'snoozes'`))
+	if most := concurrency * (int(time.Since(began)/refusedHold) + 1); put > most {
+		t.Errorf("%d of %d were put off within %s, want at most %d", put, backlog, time.Since(began), most)
+	}
+	if got := r.metric("weir_deliveries_total", "observer", "o", "outcome", "waiting"); got < float64(put) {
+		t.Errorf("%v deliveries counted as waiting, want at least %d", got, put)
+	}
+	if used := r.lines(`SELECT DISTINCT attempt::text FROM weir.river_job WHERE kind = 'weir_log' AND state <> 'running'`); len(used) != 1 || used[0] != "0" {
+		t.Errorf("attempts used: %v, want none", used)
+	}
+}
+
 // A queue whose endpoint must not be called is not served: at the start, after a transition, and also when something in it would
 // have it served as one that has no endpoint.
 func TestQueueOfAnOpenBreakerIsNotServed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, `o: {entity: Order, actions: [{type: log}]}`)
-	set := func(state, until string) {
-		t.Helper()
-		_, err := r.pool.Exec(t.Context(), `
-			INSERT INTO weir.endpoint (name, state, open_until, manual) VALUES ('log', $1::text, $2::text::timestamptz, true)
-			ON CONFLICT (name) DO UPDATE SET state = excluded.state, open_until = excluded.open_until, manual = true`, state, until)
-		check(t, err)
-	}
-	set("open", "infinity")
+	r.setBreaker("open", "infinity")
 	r.commit(order(1, `{}`))
 	r.run()
 	r.await("the worker", `SELECT count(*) > 0 FROM weir.river_queue WHERE name = 'weir_change'`)
@@ -149,12 +189,10 @@ func TestQueueOfAnOpenBreakerIsNotServed(t *testing.T) {
 		r.q.wake()
 		r.swept()
 	}
-	if got := r.lines(`SELECT state || ' ' || attempt FROM weir.river_job WHERE kind = 'weir_log'`); strings.Join(got, ", ") != "available 0" {
-		t.Errorf("the job is %s", got)
-	}
-	set("closed", "-infinity")
+	r.untouched()
+	r.setBreaker("closed", "-infinity")
 	r.await("the delivery", `SELECT count(*) = 1 FROM weir.river_job WHERE kind = 'weir_log' AND state = 'completed'`)
-	set("open", "infinity")
+	r.setBreaker("open", "infinity")
 	for deadline := time.Now().Add(10 * time.Second); len(r.q.Degraded()) == 0 && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -162,7 +200,5 @@ func TestQueueOfAnOpenBreakerIsNotServed(t *testing.T) {
 	r.commit(order(2, `{}`))
 	r.q.wake()
 	r.swept()
-	if got := r.lines(`SELECT state || ' ' || attempt FROM weir.river_job WHERE kind = 'weir_log' AND state <> 'completed'`); strings.Join(got, ", ") != "available 0" {
-		t.Errorf("the job is %s", got)
-	}
+	r.untouched()
 }
