@@ -82,6 +82,11 @@ func (p *Panel) Configure(endpoints map[string]Endpoint, targets map[Action]stri
 			p.metrics.forget(name)
 		}
 	}
+	for a := range p.targets {
+		if _, ok := targets[a]; !ok {
+			p.metrics.gone.DeleteLabelValues(a.Observer, a.Action)
+		}
+	}
 	p.targets = targets
 	p.countGone()
 	p.ask()
@@ -216,7 +221,6 @@ func (p *Panel) sayGone(a Action) {
 
 // countGone sets the metric. The caller holds mu.
 func (p *Panel) countGone() {
-	p.metrics.gone.Reset()
 	for a, target := range p.targets {
 		n := 0.0
 		if p.gone[a] == target {

@@ -39,15 +39,14 @@ func (r *runner) admit(next step) step {
 		if err != nil {
 			return r.hold(ctx, err)
 		}
+		verdict, why := breaker.Silent, "" // also of a panic
+		defer func() { pass.Report(verdict, why) }()
 		if err := pass.Wait(ctx, r.ending); err != nil {
-			pass.Report(breaker.Silent, "")
 			return err
 		}
 		d.began = time.Now()
 		err = next(ctx, d)
-		verdict, why := d.verdict(err)
-		pass.Report(verdict, why)
-		if verdict == breaker.Healthy && isGone(err) {
+		if verdict, why = d.verdict(err); verdict == breaker.Healthy && isGone(err) {
 			r.panel.Gone(act, target)
 		}
 		return err
@@ -73,7 +72,7 @@ func (d *delivery) verdict(err error) (v breaker.Verdict, why string) {
 	switch {
 	case errors.As(err, &failure) && failure.Sick:
 		return breaker.Sick, failure.Error()
-	case d.out.ResponseStatus != 0:
+	case err == nil, d.out.ResponseStatus != 0:
 		return breaker.Healthy, ""
 	default:
 		return breaker.Silent, ""

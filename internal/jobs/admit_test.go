@@ -68,16 +68,17 @@ func TestVerdict(t *testing.T) {
 		err    error
 		want   breaker.Verdict
 	}{
-		"delivered":           {200, nil, breaker.Healthy},
-		"refused by receiver": {422, action.Final("status_422", errors.New("422")), breaker.Healthy},
-		"503":                 {503, sick, breaker.Sick},
-		"429":                 {429, fmt.Errorf("wrapped: %w", later), breaker.Sick},
-		"no connection":       {0, &action.Error{Code: "connect", Sick: true, Err: errors.New("refused")}, breaker.Sick},
-		"template":            {0, action.Final("template", errors.New("no such key")), breaker.Silent},
-		"blocked address":     {0, action.Final("blocked_address", errors.New("private")), breaker.Silent},
-		"canceled":            {0, action.Retry("canceled", context.Canceled), breaker.Silent},
-		"database away":       {0, awayError{errors.New("no connection")}, breaker.Silent},
-		"no event":            {0, action.Final("event_gone", index.ErrNotFound), breaker.Silent},
+		"delivered":            {200, nil, breaker.Healthy},
+		"delivered, no status": {0, nil, breaker.Healthy}, // by SMTP
+		"refused by receiver":  {422, action.Final("status_422", errors.New("422")), breaker.Healthy},
+		"503":                  {503, sick, breaker.Sick},
+		"429":                  {429, fmt.Errorf("wrapped: %w", later), breaker.Sick},
+		"no connection":        {0, &action.Error{Code: "connect", Sick: true, Err: errors.New("refused")}, breaker.Sick},
+		"template":             {0, action.Final("template", errors.New("no such key")), breaker.Silent},
+		"blocked address":      {0, action.Final("blocked_address", errors.New("private")), breaker.Silent},
+		"canceled":             {0, action.Retry("canceled", context.Canceled), breaker.Silent},
+		"database away":        {0, awayError{errors.New("no connection")}, breaker.Silent},
+		"no event":             {0, action.Final("event_gone", index.ErrNotFound), breaker.Silent},
 	} {
 		d := &delivery{out: event.Outcome{ResponseStatus: tt.status}}
 		if got, _ := d.verdict(tt.err); got != tt.want {
