@@ -128,8 +128,11 @@ func (l *limiter) take(now time.Time) (moment, again time.Time, changed chan str
 // more reserves moments for those who wait, at most a slice.
 func (l *limiter) more(ctx context.Context, changed chan struct{}) error {
 	l.mu.Lock()
-	gap := l.rate.Gap()
+	gap, same := l.rate.Gap(), l.changed == changed
 	l.mu.Unlock()
+	if !same {
+		return errRateChanged
+	}
 	calls := min(int(l.queue.Load()), max(1, int((slice+gap-1)/gap)))
 	first, err := l.reserveInTime(ctx, gap, calls)
 	if err != nil {

@@ -214,3 +214,19 @@ func TestUnusedMomentsAreLost(t *testing.T) {
 		}
 	})
 }
+
+// A limit that goes away in between what is asked and what is reserved divides nothing by zero.
+func TestRateGoesAwayMeanwhile(t *testing.T) {
+	t.Parallel()
+	b := &table{}
+	l := b.limiter(t, "50/s")
+	changed := l.changed
+	l.configure(setting.Rate{})
+	l.queue.Add(1)
+	if err := l.more(t.Context(), changed); !errors.Is(err, errRateChanged) {
+		t.Errorf("got %v", err)
+	}
+	if err := l.wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

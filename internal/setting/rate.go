@@ -37,8 +37,8 @@ func ParseRate(s string) (Rate, error) {
 // IsZero says that there is no limit.
 func (r Rate) IsZero() bool { return r.Count == 0 }
 
-// Gap is the time between two, at an even pace.
-func (r Rate) Gap() time.Duration { return r.Per / time.Duration(r.Count) }
+// Gap is the time between two, at an even pace; 0 without a limit.
+func (r Rate) Gap() time.Duration { return r.Per / time.Duration(max(1, r.Count)) }
 
 // String is the form that ParseRate reads.
 func (r Rate) String() string {

@@ -17,6 +17,9 @@ func TestParseRate(t *testing.T) {
 			t.Errorf("%q: got %s with a gap of %s, %v; want a gap of %s", text, rate, rate.Gap(), err, gap)
 		}
 	}
+	if none := (setting.Rate{}); !none.IsZero() || none.Gap() != 0 || none.String() != "" {
+		t.Errorf("no limit: %q, a gap of %s", none, none.Gap())
+	}
 	for _, text := range []string{"", "50", "50/", "/s", "0/s", "-1/s", "1.5/s", "50/d", "50 per s", "1000001/s", "50/s/s"} {
 		if rate, err := setting.ParseRate(text); err == nil {
 			t.Errorf("%q: got %s, want an error", text, rate)
