@@ -374,3 +374,50 @@ observers:
 		t.Errorf("called by priorities %s, want %s", order, want)
 	}
 }
+
+// The worker that probes is killed while its probe hangs: another one probes, and what the dead one was running is delivered.
+func TestCrashProber(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	const fails, hangs, works = 0, 1, 2
+	var mode atomic.Int64
+	release := make(chan struct{})
+	rc := newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
+		switch mode.Load() {
+		case fails:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case hangs:
+			select {
+			case <-release:
+			case <-req.Context().Done():
+			}
+		}
+	})
+	defer close(release)
+	endpoint := rc.endpoint(t)
+	path := r.write(fmt.Sprintf("endpoints: {%q: {breaker: {min_requests: 5, open_for: 1s, probes: 1}}}", endpoint) +
+		hook(rc.URL, "", "retry: {initial_delay: 100ms, max_delay: 1s}"))
+	workers := []*process{r.spawn(t, path), r.spawn(t, path)}
+	for range 20 {
+		r.order(`{}`)
+	}
+	r.await("the breaker", func() bool { return r.breakerState(endpoint) == "open" })
+	mode.Store(hangs)
+	var prober string
+	r.await("a probe that hangs", func() bool {
+		prober = r.one("SELECT coalesce(max(changed_by) FILTER (WHERE state = 'half-open'), '') FROM weir.endpoint")
+		return prober != "" && r.jobs("state = 'running'") == "1"
+	})
+	mode.Store(works)
+	for _, w := range workers {
+		if w.clientID() == prober {
+			if err := w.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	began := time.Now()
+	r.await("another prober's success", func() bool { return r.breakerState(endpoint) == "closed" })
+	t.Logf("closed %s after the prober's death", time.Since(began).Round(time.Millisecond))
+	r.await("all deliveries", func() bool { return r.jobs("state = 'completed'") == "20" })
+}
