@@ -109,12 +109,13 @@ func TestRetryAllDeliversEachOnce(t *testing.T) {
 	path, _ := slotFile(t, db, fmt.Sprintf(`database: {url: %q}
 http: {listen: ""}
 outbound: {allow: ["127.0.0.1"]}
+endpoints: {%q: {breaker: off}}
 observers:
   hook:
     entity: Order
     retry: {max_attempts: 3, initial_delay: 100ms, backoff: fixed}
     actions: [{type: webhook, url: %q}]
-`, url, server.URL))
+`, url, strings.TrimPrefix(server.URL, "http://"), server.URL))
 	live(t, path)
 	until(t, "the stream", func() bool {
 		var status ops.Status

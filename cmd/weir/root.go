@@ -13,7 +13,7 @@ func newRoot(a *app) *cobra.Command {
 		Use:   "weir",
 		Short: "Turn committed PostgreSQL changes into reliable actions",
 		Long: `weir is the command line for Weir: it prepares databases, checks the configuration, says how things stand,
-and handles dead letters. The worker is a program of its own: worker.
+and handles dead letters and circuit breakers. The worker is a program of its own: worker.
 
 The database is --database-url, the configuration file's database.url, or $DATABASE_URL. The configuration file is
 --config, $WEIR_CONFIG, ./weir.yaml or /etc/weir/weir.yaml; only validate-config needs its secrets.
@@ -34,6 +34,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newDebugCommand(a),
 		newTestCommand(a),
 		newDeadLetterCommand(a),
+		newBreakerCommand(a),
 		newDemoCommand(a),
 		newVersionCommand(a),
 	)

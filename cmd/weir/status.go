@@ -58,6 +58,7 @@ func (a *app) writeStatus(w io.Writer, s *ops.Status) {
 	t.write(a, w)
 	a.writeWorkers(w, s)
 	a.writeQueues(w, s)
+	a.writeStopped(w, s)
 	a.writeDeadCounts(w, s)
 }
 
@@ -139,6 +140,24 @@ func (a *app) writeQueues(w io.Writer, s *ops.Status) {
 		t.add(c(q.Queue), c(q.State), c(strconv.FormatInt(q.Jobs, 10)), c(ago(time.Time(s.Time), q.Oldest)))
 	}
 	t.write(a, w)
+}
+
+// writeStopped says which endpoints and actions get no deliveries.
+func (a *app) writeStopped(w io.Writer, s *ops.Status) {
+	if len(s.Breakers)+len(s.Gone) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	now := time.Time(s.Time)
+	for _, b := range s.Breakers {
+		state := breakerCell(b)
+		fmt.Fprintf(w, "circuit breaker of %s: %s since %s\n", b.Endpoint, a.paint(state.style, state.text),
+			span(now.Sub(time.Time(b.Since))))
+	}
+	for _, g := range s.Gone {
+		fmt.Fprintf(w, "action %s: %s since %s\n", g.Name(), a.paint(red, "gone"), span(now.Sub(time.Time(g.Since))))
+	}
+	fmt.Fprintln(w, "Look at them with: weir breaker list")
 }
 
 func (a *app) writeDeadCounts(w io.Writer, s *ops.Status) {

@@ -43,6 +43,9 @@ type Error struct {
 	Err  error
 }
 
+// CodeGone is the Code of a target that answered 410 Gone, where that is final: the action is disabled for it.
+const CodeGone = "gone"
+
 // maxText bounds an error's text, in bytes: it is stored with each attempt.
 const maxText = 300
 

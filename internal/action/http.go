@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -111,6 +113,20 @@ func (c *Common) endpoint(target *rule.Template) string {
 	return endpointOf(u)
 }
 
+// fingerprint tells a target, which may hold a secret, from others. It is "" for a URL with placeholders: when one of the places
+// that it stands for is gone, the others need not be.
+func fingerprint(target *rule.Template) string {
+	if target == nil {
+		return ""
+	}
+	text, static := target.Static()
+	if !static {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:16])
+}
+
 // endpointOf is a URL's place: two URLs with the same one share a queue.
 func endpointOf(u *url.URL) string {
 	host, port := strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), u.Port()
@@ -200,6 +216,9 @@ func transportError(ctx context.Context, err error) error {
 // refusal is the error of an answer that is no success. Of those that are not final, 429 waits as long as the receiver asks
 // or for a default pause, and 503 waits if the receiver asks; the rest is retried.
 func refusal(res *outbound.Response, code string, final bool, cause error) error {
+	if final && res.Status == http.StatusGone {
+		code = CodeGone
+	}
 	err := Retry(code, cause)
 	pause, asked := retryAfter(res.Header.Get("Retry-After"), time.Now())
 	switch {

@@ -56,6 +56,9 @@ func (s *Slack) warnings() []string {
 // Endpoint is what Config.Endpoint says.
 func (s *Slack) Endpoint() string { return s.endpoint(s.target) }
 
+// Target is a fingerprint of the webhook, "" for one with placeholders.
+func (s *Slack) Target() string { return fingerprint(s.target) }
+
 func (s *Slack) bind(d Deps) Action {
 	bound := *s
 	bound.client = d.HTTP

@@ -100,7 +100,11 @@ func TestSlackAnswers(t *testing.T) {
 				io.WriteString(w, tt.body)
 			})
 			out, err := slackAction(t, url+"/services/hunter2", "").Do(t.Context(), callFor(t, order))
-			e := wantError(t, err, tt.class, fmt.Sprint("status_", tt.status))
+			code := fmt.Sprint("status_", tt.status)
+			if tt.status == http.StatusGone {
+				code = CodeGone
+			}
+			e := wantError(t, err, tt.class, code)
 			if e.After != tt.after || e.Sick != tt.sick || out.ResponseStatus != tt.status {
 				t.Errorf("got %+v, outcome %+v", e, out)
 			}

@@ -190,6 +190,9 @@ func (w *Webhook) warnings() []string {
 // Endpoint is what Config.Endpoint says.
 func (w *Webhook) Endpoint() string { return w.endpoint(w.target) }
 
+// Target is a fingerprint of the URL, "" for one with placeholders.
+func (w *Webhook) Target() string { return fingerprint(w.target) }
+
 func (w *Webhook) bind(d Deps) Action {
 	bound := *w
 	bound.client = d.HTTP

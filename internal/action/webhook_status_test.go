@@ -90,7 +90,11 @@ func TestWebhookStatusClasses(t *testing.T) {
 				}
 				return
 			}
-			e := wantError(t, err, tt.class, "status_"+strconv.Itoa(tt.status))
+			code := "status_" + strconv.Itoa(tt.status)
+			if tt.status == http.StatusGone {
+				code = CodeGone
+			}
+			e := wantError(t, err, tt.class, code)
 			if !strings.Contains(e.Error(), strconv.Itoa(tt.status)) {
 				t.Errorf("%q does not name the status", e)
 			}

@@ -18,6 +18,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/fraiseql/weir/internal/breaker"
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/lease"
@@ -97,7 +98,6 @@ func New(o Options) (*Queue, error) {
 		softStop: o.SoftStop, remains: o.Remains, ending: make(chan struct{}),
 	}
 	q.producers.log = q.log
-	q.producers.want(o.Observers, o.Endpoints)
 	q.set.Store(o.Observers)
 	q.unreleased.Store(true)
 	q.setHistory(o.History)
@@ -106,7 +106,13 @@ func New(o Options) (*Queue, error) {
 	q.turns = newTurns(o.Pool, &q.set, q.log)
 	q.runner = &runner{
 		pool: o.Pool, functions: o.Functions, lease: o.Lease, index: o.Index, set: &q.set, turns: q.turns, metrics: m, log: q.log,
+		ending: q.ending,
+		panel: breaker.New(breaker.Options{
+			DB: o.Pool, ClientID: o.ClientID, Turned: q.wake, Logger: o.Logger, Registerer: o.Registerer,
+		}),
 	}
+	q.producers.allowed = q.runner.panel.Allowed
+	q.serve(o.Observers, o.Endpoints)
 
 	q.rescuer = &rescuer{
 		pool: o.Pool, lease: o.Lease, clientID: o.ClientID, attempts: newAttempts(), set: &q.set, metrics: m, log: q.log,
@@ -148,11 +154,27 @@ func New(o Options) (*Queue, error) {
 // others.
 func (q *Queue) Swap(set *observer.Set, endpoints map[string]EndpointConfig, history index.Config) {
 	q.runner.metrics.expect(set)
-	q.producers.want(set, endpoints)
+	q.serve(set, endpoints)
 	q.set.Store(set)
 	q.setHistory(history)
 	q.runner.strangers.forget()
 	q.unreleased.Store(true)
+	q.wake()
+}
+
+// serve says which endpoints are to be served, and how.
+func (q *Queue) serve(set *observer.Set, configs map[string]EndpointConfig) {
+	byQueue := places(set, configs)
+	endpoints := map[string]breaker.Endpoint{}
+	for _, at := range byQueue {
+		endpoints[at.name] = at.settings
+	}
+	q.runner.panel.Configure(endpoints, targets(set))
+	q.producers.want(byQueue)
+}
+
+// wake asks for a sweep before its time.
+func (q *Queue) wake() {
 	select {
 	case q.swapped <- struct{}{}:
 	default:
@@ -168,14 +190,15 @@ func (q *Queue) Run(ctx context.Context) error {
 	defer q.working.Store(false)
 	stopCalling := q.turns.start(context.WithoutCancel(ctx), q.client)
 	defer stopCalling() // when River has stopped: what ends until then has successors, too
-	var rescuing sync.WaitGroup
-	rescuing.Go(func() { q.rescuer.run(ctx) })
-	rescuing.Go(func() {
+	var beside sync.WaitGroup
+	beside.Go(func() { q.rescuer.run(ctx) })
+	beside.Go(func() { q.runner.panel.Run(ctx) })
+	beside.Go(func() {
 		<-ctx.Done()
 		close(q.ending)
 	})
 	q.sweepUntil(ctx)
-	rescuing.Wait()
+	beside.Wait()
 	return q.stop(context.WithoutCancel(ctx))
 }
 
@@ -211,8 +234,11 @@ func (q *Queue) stop(ctx context.Context) error {
 // start starts River's client, again and again while the database is away. It returns false when the context ends first.
 func (q *Queue) start(ctx context.Context) bool {
 	for {
-		// A context of its own: River's stop must not begin with a cut-off of what is running.
-		err := q.client.Start(context.WithoutCancel(ctx))
+		err := q.followFirst(ctx)
+		if err == nil {
+			// A context of its own: River's stop must not begin with a cut-off of what is running.
+			err = q.client.Start(context.WithoutCancel(ctx))
+		}
 		if err == nil {
 			return true
 		}

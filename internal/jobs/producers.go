@@ -12,7 +12,6 @@ import (
 
 	"github.com/riverqueue/river"
 
-	"github.com/fraiseql/weir/internal/observer"
 	"github.com/fraiseql/weir/internal/store"
 )
 
@@ -33,31 +32,24 @@ type producers struct {
 	queues *river.QueueBundle
 	log    *slog.Logger
 
-	wanted atomic.Pointer[map[string]int] // the concurrency of the endpoints in force, by the names of their queues
+	wanted  atomic.Pointer[map[string]place]           // the endpoints in force, by the names of their queues
+	allowed func(endpoint string, concurrency int) int // how much of an endpoint's concurrency its breaker lets through
 	// served are the queues that have a producer, with its concurrency. It belongs to the sweep: to add a producer is to
 	// write to the database, and whoever reloads a configuration must not wait for that.
 	served map[string]int
 }
 
 // want says what is to be served from now on; adjust does it.
-func (p *producers) want(set *observer.Set, endpoints map[string]EndpointConfig) {
-	byQueue := map[string]int{}
-	for _, endpoint := range set.Endpoints() {
-		byQueue[QueueName(endpoint)] = endpoints[endpoint].WithDefaults(endpoint).Concurrency
-	}
-	p.wanted.Store(&byQueue)
-}
+func (p *producers) want(byQueue map[string]place) { p.wanted.Store(&byQueue) }
 
-// first are the queues that River's client begins with.
+// first are the queues that River's client begins with. Those of endpoints follow: which of them may be called is in the
+// database.
 func (p *producers) first() map[string]river.QueueConfig {
-	p.served = maps.Clone(*p.wanted.Load())
-	p.served[queueChange], p.served[KindHousekeeping] = changeWorkers, 1
-	queues := map[string]river.QueueConfig{}
-	for name, n := range p.served {
-		queues[name] = river.QueueConfig{MaxWorkers: n}
+	p.served = map[string]int{queueChange: changeWorkers, KindHousekeeping: 1}
+	return map[string]river.QueueConfig{
+		queueChange:      {MaxWorkers: changeWorkers},
+		KindHousekeeping: {MaxWorkers: 1, FetchPollInterval: housekeepingPoll},
 	}
-	queues[KindHousekeeping] = river.QueueConfig{MaxWorkers: 1, FetchPollInterval: housekeepingPoll}
-	return queues
 }
 
 // adjust gives producers to the queues that are wanted and to those that hold jobs but belong to no endpoint (any more): an
@@ -77,10 +69,13 @@ func (p *producers) adjust(ctx context.Context, holding []string) (done bool, er
 	return done, nil
 }
 
-// target is what each queue is to have. One that nothing goes to any more keeps its producer, since it may hold deliveries;
-// when that producer has been told to stop, it gets another.
+// target is what each queue is to have: 0 for none, while its endpoint must not be called. One that nothing goes to any more
+// keeps its producer, since it may hold deliveries; when that producer has been told to stop, it gets another.
 func (p *producers) target(holding []string) map[string]int {
-	target := maps.Clone(*p.wanted.Load())
+	target := map[string]int{}
+	for name, at := range *p.wanted.Load() {
+		target[name] = p.allowed(at.name, at.concurrency)
+	}
 	for name, have := range p.served {
 		if _, ok := target[name]; ok {
 			continue
@@ -99,10 +94,10 @@ func (p *producers) target(holding []string) map[string]int {
 	return target
 }
 
-// give gives a queue a producer of this concurrency, and returns false while the one before has not ended.
+// give gives a queue a producer of this concurrency, none for 0, and returns false while the one before has not ended.
 func (p *producers) give(ctx context.Context, name string, concurrency int) (done bool, err error) {
 	have, served := p.served[name]
-	if served && have == concurrency {
+	if served && have == concurrency && have != stopping || !served && concurrency == 0 {
 		return true, nil
 	}
 	if served {
@@ -114,6 +109,9 @@ func (p *producers) give(ctx context.Context, name string, concurrency int) (don
 		if err != nil {
 			return false, fmt.Errorf("remove queue %s: %w", name, err)
 		}
+	}
+	if concurrency == 0 {
+		return true, nil
 	}
 	if err := p.queues.Add(name, river.QueueConfig{MaxWorkers: concurrency}); err != nil {
 		// River keeps a producer that could not be started, and refuses another until it is removed.

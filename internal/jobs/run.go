@@ -16,6 +16,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/fraiseql/weir/internal/action"
+	"github.com/fraiseql/weir/internal/breaker"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/lease"
@@ -45,7 +46,9 @@ type runner struct {
 	index     *index.Index
 	set       *atomic.Pointer[observer.Set]
 	turns     *turns
-	strangers strangers // for whom deliveries wait
+	panel     *breaker.Panel
+	ending    <-chan struct{} // closed when the worker stops
+	strangers strangers       // for whom deliveries wait
 	metrics   *metrics
 	log       *slog.Logger
 }
@@ -71,6 +74,7 @@ func (r *runner) chain() step {
 		r.resolve,  // which action, in the configuration of now
 		r.inOrder,  // whether it is the delivery's turn
 		r.conclude, // River's verb, outcome, metrics
+		r.admit,    // breaker and rate limit
 		r.load,     // the event
 		r.deadline, // the action's timeout
 	}) {
@@ -105,7 +109,9 @@ func (r *runner) conclude(next step) step {
 		d.began = time.Now()
 		r.metrics.queueWait.WithLabelValues(d.bound.Action.Type()).Observe(seconds(d.began.Sub(d.job.ScheduledAt)))
 		err := next(ctx, d)
-		r.metrics.duration.WithLabelValues(d.bound.Action.Type()).Observe(seconds(time.Since(d.began)))
+		if _, verb := postponed(err); verb == nil {
+			r.metrics.duration.WithLabelValues(d.bound.Action.Type()).Observe(seconds(time.Since(d.began)))
+		}
 		how, verb := r.judge(ctx, d, err)
 		r.metrics.deliveries.WithLabelValues(d.args.Observer, d.bound.Action.Type(), how).Inc()
 		d.out.DurationMS = time.Since(d.began).Milliseconds()
@@ -128,6 +134,9 @@ func (r *runner) judge(ctx context.Context, d *delivery, err error) (how string,
 	errors.As(err, &failure)
 	// The budget is in the job's row. A configuration that has less now also holds for what is queued: River discards by this row.
 	d.job.MaxAttempts = min(d.job.MaxAttempts, d.bound.Retry.MaxAttempts)
+	if how, verb := postponed(err); verb != nil {
+		return how, verb
+	}
 	switch {
 	case err == nil:
 		r.metrics.latency.WithLabelValues(d.bound.Action.Type()).

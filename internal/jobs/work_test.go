@@ -1,15 +1,18 @@
 package jobs
 
 import (
+	"log/slog"
 	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/fraiseql/weir/internal/breaker"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/observer"
 )
@@ -22,7 +25,8 @@ func TestNextRetryIsTheObserversPolicy(t *testing.T) {
 usual: {entity: Order, actions: [{type: log}]}
 steady: {entity: Order, retry: {initial_delay: 40s, backoff: fixed}, actions: [{type: log}]}
 `))
-	w := newWorker[logArgs](&runner{set: &set})
+	panel := breaker.New(breaker.Options{Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	w := newWorker[logArgs](&runner{set: &set, panel: panel})
 	next := func(observer string, attempt int) time.Time {
 		args := logArgs{Args{Observer: observer, Action: "log"}}
 		return w.NextRetry(&river.Job[logArgs]{JobRow: &rivertype.JobRow{Attempt: attempt}, Args: args})

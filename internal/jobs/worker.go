@@ -37,13 +37,18 @@ func (w *worker[T]) Work(ctx context.Context, job *river.Job[T]) error {
 // too long. Without any, River would never give up on a delivery whose worker was killed.
 const riverGrace = time.Minute
 
-// Timeout is that of the action, and some.
+// Timeout is that of the action, and some. What may wait for a rate limit has none: its time begins when that is over.
 func (w *worker[T]) Timeout(job *river.Job[T]) time.Duration {
 	a := job.Args.args()
-	if bound, ok := w.runner.set.Load().Lookup(a.Observer, a.Action); ok {
+	bound, ok := w.runner.set.Load().Lookup(a.Observer, a.Action)
+	switch {
+	case !ok:
+		return riverGrace
+	case w.runner.limited(bound.Action):
+		return -1
+	default:
 		return bound.Action.Timeout() + riverGrace
 	}
-	return riverGrace
 }
 
 // NextRetry is the observer's policy; the zero time leaves it to River's when nobody knows the observer.

@@ -30,6 +30,9 @@ type Status struct {
 	Workers      []Worker    `json:"workers"`
 	Queues       []Queue     `json:"queues"`
 	DeadLetters  []DeadCount `json:"dead_letters"`
+	// Breakers are the circuit breakers that are not closed, and Gone the actions that are disabled: see Breakers.
+	Breakers []Breaker    `json:"breakers"`
+	Gone     []GoneAction `json:"gone"`
 }
 
 // StreamState says what the stream is doing, as far as the two databases show.
@@ -280,7 +283,9 @@ func (s *Status) readWork(ctx context.Context, db DB) error {
 	for i, c := range counts {
 		s.DeadLetters[i] = DeadCount{Observer: c.Observer, Jobs: c.Jobs}
 	}
-	return nil
+	breakers, err := ReadBreakers(ctx, db)
+	s.Breakers, s.Gone = breakers.NotClosed(), breakers.Gone
+	return err
 }
 
 // seconds is never negative: the clocks of two servers differ.

@@ -102,7 +102,7 @@ func TestFewAttemptsThenDeadLetters(t *testing.T) {
 			w.WriteHeader(http.StatusBadGateway)
 		}
 	})
-	run := r.started(hook(rc.URL, "", "retry: {max_attempts: 3, initial_delay: 100ms, backoff: fixed}"))
+	run := r.started(rc.unbroken(t) + hook(rc.URL, "", "retry: {max_attempts: 3, initial_delay: 100ms, backoff: fixed}"))
 	for i := range 20 {
 		r.order(fmt.Sprintf(`{"n": %d}`, i))
 	}

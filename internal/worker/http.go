@@ -71,7 +71,7 @@ type Readiness struct {
 	Stream string `json:"stream"` // connecting, standby or streaming
 	Error  string `json:"error,omitempty"`
 	// Degraded lists what is not as it should be and not needed to go on: a configuration that was refused, a mail
-	// server that the last mail did not reach.
+	// server that the last mail did not reach, an endpoint whose circuit breaker is open.
 	Degraded []string `json:"degraded"`
 }
 
@@ -103,6 +103,7 @@ func (h *health) readiness() Readiness {
 	s := h.stream.Health()
 	r.Stream, r.Error = string(s.State), s.Err
 	r.Ready = s.State != capture.Connecting && h.queue.Working()
+	r.Degraded = append(r.Degraded, h.queue.Degraded()...)
 	return r
 }
 

@@ -62,7 +62,8 @@ func TestMetricsDocumentation(t *testing.T) {
 	}
 }
 
-// registryAfterOneDelivery runs a worker until it has delivered, and stops it.
+// registryAfterOneDelivery is that of a worker that has delivered and runs until the test ends: what its rooms have registered
+// goes when it stops.
 func registryAfterOneDelivery(t *testing.T) *prometheus.Registry {
 	t.Helper()
 	r := newRig(t)
@@ -75,14 +76,16 @@ func registryAfterOneDelivery(t *testing.T) *prometheus.Registry {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 	// Without a slot nothing would be captured.
 	r.await("the checkpoint", func() bool { return r.one("SELECT count(*)::text FROM weir.checkpoint") == "1" })
 	r.order(`{"n": 1}`)
 	r.await("the delivery", func() bool { return r.jobs("state = 'completed'") == "1" })
-	stop()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
 	return w.Registry()
 }
 

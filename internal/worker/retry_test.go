@@ -36,7 +36,7 @@ func TestDefaultRetrySchedule(t *testing.T) {
 			RETURN NEW; END $$;
 		CREATE TRIGGER failed BEFORE INSERT ON weir.river_job FOR EACH ROW EXECUTE FUNCTION public.failed()`)
 	rc := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
-	r.started(hook(rc.URL, ""))
+	r.started(rc.unbroken(t) + hook(rc.URL, ""))
 	r.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
 		SELECT 'Order', 'INSERT', gen_random_uuid(), '{}' FROM generate_series(1, 22)`)
 	r.await("a failure of each attempt", func() bool { return r.one("SELECT count(DISTINCT attempt)::text FROM attempt") == "22" })
