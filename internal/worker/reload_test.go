@@ -200,7 +200,7 @@ func TestReloadOfAnObserverThatGoesAndComesBack(t *testing.T) {
 // Every key is swapped or known to need a restart: a new one has to be thought about.
 func TestEveryKeyIsReloadedOrNeedsARestart(t *testing.T) {
 	t.Parallel()
-	swapped := []string{"observers", "endpoints", "outbound", "history", "log"}
+	swapped := []string{"observers", "endpoints", "outbound", "smtp", "history", "log"}
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[config.Config]()) {
 		key, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
 		if key == "-" {
