@@ -18,6 +18,7 @@ import (
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/rule"
+	"github.com/fraiseql/weir/internal/setting"
 )
 
 // Email is a mail, sent by the server of the section `smtp:` from its address. It goes to all recipients or to none.
@@ -117,9 +118,13 @@ func (e *Email) Preview(call Call) (Preview, error) {
 	if err != nil {
 		return nil, err
 	}
+	from := readable(l.from)
+	if e.mailer != nil && from == "" {
+		from = unknown(setting.Secret{})
+	}
 	var p Preview
 	for _, part := range []Part{
-		{"from", readable(l.from)},
+		{"from", from},
 		{"to", readable(l.to...)},
 		{"cc", readable(l.cc...)},
 		{"reply_to", readable(l.replyTo...)},
@@ -136,7 +141,7 @@ func (e *Email) Preview(call Call) (Preview, error) {
 
 // letter is a rendered email.
 type letter struct {
-	from            *netmail.Address // nil in a preview without a section smtp
+	from            *netmail.Address // nil in a preview that does not know it
 	to, cc, replyTo []*netmail.Address
 	subject         string
 	text, html      string
