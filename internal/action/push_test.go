@@ -112,6 +112,9 @@ func (fb *firebase) token(w http.ResponseWriter, r *http.Request) {
 		refuse(w, r)
 		return
 	}
+	if agent := r.Header.Get("User-Agent"); agent != userAgent {
+		fb.t.Errorf("User-Agent is %s", agent)
+	}
 	if grant := r.PostFormValue("grant_type"); grant != "urn:ietf:params:oauth:grant-type:jwt-bearer" {
 		fb.t.Errorf("grant type %s", grant)
 	}
