@@ -231,6 +231,7 @@ func TestPushAnswers(t *testing.T) {
 		sick               bool
 	}{
 		{status: 404, grpc: "NOT_FOUND", code: "UNREGISTERED", result: "unregistered", class: ClassFinal},
+		{status: 404, grpc: "UNREGISTERED", result: "unregistered", class: ClassFinal},
 		{status: 400, grpc: "INVALID_ARGUMENT", code: "INVALID_ARGUMENT", result: "invalid_argument", class: ClassFinal},
 		{status: 400, grpc: "INVALID_ARGUMENT", result: "status_400", class: ClassFinal},
 		{status: 403, grpc: "PERMISSION_DENIED", code: "SENDER_ID_MISMATCH", result: "sender_id_mismatch", class: ClassFinal},
@@ -245,7 +246,7 @@ func TestPushAnswers(t *testing.T) {
 		{status: 503, grpc: "UNAVAILABLE", code: "UNAVAILABLE", result: "unavailable", retryAfter: "9", class: ClassLater, after: 9 * time.Second, sick: true},
 	}
 	for _, tt := range tests {
-		t.Run(fmt.Sprint(tt.status, tt.code, tt.retryAfter), func(t *testing.T) {
+		t.Run(fmt.Sprint(tt.status, tt.grpc, tt.code, tt.retryAfter), func(t *testing.T) {
 			t.Parallel()
 			fb := newFirebase(t)
 			refusal := fcmError(tt.status, tt.grpc, tt.code, "Requested "+device+" was not found.")
