@@ -129,3 +129,21 @@ observers:
 	weir(t, "test", "mail", "--event", eventFile(t, shippedEvent), "--config", path).exits(0).
 		says(`from: "Shop" <shop@example.org>`, "to: a@example.org", "subject: shipped", "text: 100.10")
 }
+
+// A variable that is not set may leave nothing of an action to read. That is no dead letter.
+func TestRehearseWhatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	path := file(t, `smtp: {host: mail.example.org, from: "${SENDER}"}
+observers:
+  mail:
+    entity: Order
+    actions:
+      - {type: email, name: known, to: a@example.org, subject: s, body_template: b}
+      - {type: email, to: "${OPS_MAIL}", subject: s, body_template: b}
+      - {type: webhook, url: "https://a.test", timeout: "${PATIENCE}"}
+      - {type: log, message_template: "{{ status }}"}
+`)
+	weir(t, "test", "mail", "--event", eventFile(t, shippedEvent), "--config", path).exits(0).
+		says("from: [not known: the environment lacks a value]", "email (email)", "not known: the environment lacks ${OPS_MAIL}", "webhook (webhook)", "lacks ${PATIENCE}", "message: shipped").
+		complains("not set in the environment: OPS_MAIL, PATIENCE")
+}

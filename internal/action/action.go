@@ -97,7 +97,7 @@ var (
 )
 
 // Name is the action's name.
-func (c *Common) Name() string { return c.ActionName }
+func (c *Common) Name() string { return cmp.Or(c.ActionName, c.ActionType) }
 
 // Type is the type's name.
 func (c *Common) Type() string { return c.ActionType }
@@ -109,15 +109,14 @@ func (c *Common) Priority() int { return c.JobPriority }
 func (c *Common) Timeout() time.Duration { return c.CallTimeout.Std() }
 
 // Format prints type and name, whatever the verb: the structs of the types hold secrets.
-func (c Common) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.ActionType+" "+c.ActionName) }
+func (c Common) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.ActionType+" "+c.Name()) }
 
 // check fills in defaults and returns what is wrong with the common keys.
 func (c *Common) check(f fields) []error {
 	var errs []error
-	c.ActionName = cmp.Or(c.ActionName, c.ActionType)
-	if len(c.ActionName) > maxName || !namePattern.MatchString(c.ActionName) {
+	if name := c.Name(); len(name) > maxName || !namePattern.MatchString(name) {
 		errs = append(errs, f.errorAt("name", "%q is no name of an action: expected letters, digits, _, . and -, "+
-			"a letter or digit first, at most %d characters", c.ActionName, maxName))
+			"a letter or digit first, at most %d characters", name, maxName))
 	}
 	if c.EndpointName != "" && (len(c.EndpointName) > maxEndpoint || !endpointPattern.MatchString(c.EndpointName)) {
 		errs = append(errs, f.errorAt("endpoint", "%q is no name of an endpoint: expected letters, digits, _, ., : and -, "+

@@ -19,8 +19,8 @@ import (
 // Config is one element of an observer's `actions:`: the struct of its type. A Config that was decoded without an error
 // is valid. Its zero value has no name and no type, and must not be bound.
 type Config struct {
-	spec    spec
-	checked bool // false: a key could not be decoded
+	spec   spec
+	unread []string // the values that could not be decoded
 }
 
 // spec is what each type's struct implements.
@@ -97,8 +97,8 @@ func (c Config) Warnings() []string {
 
 // Bind gives the action what it needs at run time.
 func (c Config) Bind(d Deps) Action {
-	if !c.checked {
-		return incomplete{c.spec}
+	if len(c.unread) > 0 {
+		return incomplete{c.spec, c.unread}
 	}
 	return c.spec.bind(d)
 }
@@ -121,9 +121,9 @@ func (c *Config) UnmarshalYAML(ctx context.Context, node ast.Node) error {
 	if c.spec = newSpec(kind); c.spec == nil {
 		return f.errorAt("type", "%q is no type of action: expected one of %s", kind, known)
 	}
-	errs := f.decode(ctx, c.spec)
-	if len(errs) == 0 { // what follows would only repeat them
-		errs, c.checked = append(c.spec.common().check(f), c.spec.check(f)...), true
+	var errs []error
+	if errs, c.unread = f.decode(ctx, c.spec); len(errs) == 0 { // what follows would only repeat them
+		errs = append(c.spec.common().check(f), c.spec.check(f)...)
 	}
 	return errors.Join(errs...)
 }
@@ -165,17 +165,17 @@ func (f fields) errorAt(key, format string, args ...any) error {
 	return setting.ErrorAt(f.node, format, args...)
 }
 
-// decode fills the struct key by key, since the decoder stops at the first error. They come in the order of the file.
-func (f fields) decode(ctx context.Context, into spec) []error {
-	var errs []error
+// decode fills the struct key by key, since the decoder stops at the first error. They come in the order of the file, and so do
+// the values that they are about.
+func (f fields) decode(ctx context.Context, into spec) (errs []error, unread []string) {
 	decoder := yaml.NewDecoder(strings.NewReader(""), yaml.Strict())
 	for _, pair := range f.pairs {
 		one := ast.Mapping(pair.GetToken(), false, pair)
 		if err := decoder.DecodeFromNodeContext(ctx, one, into); err != nil {
-			errs = append(errs, explain(err, pair, into))
+			errs, unread = append(errs, explain(err, pair, into)), append(unread, pair.Value.String())
 		}
 	}
-	return errs
+	return errs, unread
 }
 
 // explain says for people what the decoder says about Go's types.

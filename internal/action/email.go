@@ -3,6 +3,7 @@ package action
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	netmail "net/mail"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/rule"
+	"github.com/fraiseql/weir/internal/setting"
 )
 
 // Email is a mail, sent by the server of the section `smtp:` from its address. It goes to all recipients or to none.
@@ -44,6 +46,11 @@ const (
 	smtpEndpoint = "smtp"
 	// codeTemplate is the code of what could not be rendered.
 	codeTemplate = "template"
+
+	// maxWord bounds what stands in a line of a header unbroken, in bytes; with the header's name a line has 78, as RFC 5322 wants.
+	maxWord = 66
+	// encodedBytes are what fits into an encoded word: a line with one has at most 76 bytes (RFC 2047).
+	encodedBytes = 39
 )
 
 func (e *Email) check(f fields) []error {
@@ -111,9 +118,13 @@ func (e *Email) Preview(call Call) (Preview, error) {
 	if err != nil {
 		return nil, err
 	}
+	from := readable(l.from)
+	if e.mailer != nil && from == "" {
+		from = unknown(setting.Secret{})
+	}
 	var p Preview
 	for _, part := range []Part{
-		{"from", readable(l.from)},
+		{"from", from},
 		{"to", readable(l.to...)},
 		{"cc", readable(l.cc...)},
 		{"reply_to", readable(l.replyTo...)},
@@ -130,7 +141,7 @@ func (e *Email) Preview(call Call) (Preview, error) {
 
 // letter is a rendered email.
 type letter struct {
-	from            *netmail.Address // nil in a preview without a section smtp
+	from            *netmail.Address // nil in a preview that does not know it
 	to, cc, replyTo []*netmail.Address
 	subject         string
 	text, html      string
@@ -187,7 +198,7 @@ func (l letter) message(id uuid.UUID, now time.Time) (rendered, error) {
 	if len(l.replyTo) > 0 {
 		m.ReplyToMailAddress(l.replyTo...)
 	}
-	m.Subject(l.subject)
+	setSubject(m, l.subject)
 	m.SetMessageIDWithValue(id.String() + l.from.Address[strings.LastIndex(l.from.Address, "@"):])
 	m.SetDateWithValue(now)
 	m.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: nobody's holiday notice answers it
@@ -212,6 +223,23 @@ func (l letter) message(id uuid.UUID, now time.Time) (rendered, error) {
 	}
 	out.utf8 = slices.ContainsFunc(append(out.to, out.from), notASCII)
 	return out, nil
+}
+
+// setSubject sets it so that it is read as it was rendered. go-mail encodes other letters; of ASCII it breaks the line at spaces
+// and nowhere else, so that a long word makes a line that servers refuse (RFC 5322: 998 bytes), and many spaces one that seems to
+// be empty, which ends the header for some readers. What looks encoded would be decoded.
+func setSubject(m *mail.Msg, subject string) {
+	words := strings.Fields(subject)
+	odd := func(word string) bool { return len(word) > maxWord || strings.Contains(word, "=?") }
+	if notASCII(subject) || strings.Join(words, " ") == subject && !slices.ContainsFunc(words, odd) {
+		m.Subject(subject)
+		return
+	}
+	var encoded []string
+	for chunk := range slices.Chunk([]byte(subject), encodedBytes) {
+		encoded = append(encoded, "=?UTF-8?b?"+base64.StdEncoding.EncodeToString(chunk)+"?=")
+	}
+	m.SetGenHeaderPreformatted(mail.HeaderSubject, strings.Join(encoded, mail.SingleNewLine+" "))
 }
 
 // JSONSchemaExtend says that a mail has a text, or HTML, or both.

@@ -26,6 +26,9 @@ type address struct {
 	addr rule.Template
 }
 
+// longestName is how long a name before an address may be, in characters.
+const longestName = 200
+
 var errNotOne = errors.New("expected exactly one address: each recipient is an entry of its own, and a value adds none")
 
 // UnmarshalYAML reads a list, or a text with commas, which are looked for before any template is rendered.
@@ -122,11 +125,22 @@ func (a address) render(env *rule.Env) (*mail.Address, error) {
 	if err != nil {
 		return nil, err
 	}
-	parsed.Name = strings.TrimSpace(name)
-	if n := len(parsed.Name); n > 1 && parsed.Name[0] == '"' && parsed.Name[n-1] == '"' {
-		parsed.Name = parsed.Name[1 : n-1] // it is quoted again where it needs that
+	name = strings.TrimSpace(name)
+	if n := len(name); n > 1 && name[0] == '"' && name[n-1] == '"' {
+		name = name[1 : n-1] // it is quoted again where it needs that
 	}
+	parsed.Name = displayName(name)
 	return parsed, nil
+}
+
+// displayName is a name that leaves the header's lines alone, see setSubject: with single spaces, and cut where it is longer than
+// any name.
+func displayName(name string) string {
+	name = strings.Join(strings.Fields(name), " ")
+	if runes := []rune(name); len(runes) > longestName {
+		name = string(runes[:longestName]) + "…"
+	}
+	return name
 }
 
 // parseAddress reads one address. A domain in other letters gets the form that every server takes.

@@ -3,6 +3,7 @@ package action
 import (
 	"errors"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/fraiseql/weir/internal/outbound"
@@ -83,9 +84,16 @@ func hidden(secret setting.Secret) string {
 
 // incomplete is an action whose keys could not be read, since the environment lacks a value: all that can be said of it is
 // its name.
-type incomplete struct{ spec }
+type incomplete struct {
+	spec
+	unread []string // the values, as in the file
+}
 
-// Preview says that nothing is known.
+// variable is the reference to one in a value that could not be read.
+var variable = regexp.MustCompile(`\$\{[a-zA-Z_][a-zA-Z0-9_]*\}`)
+
+// Preview says what it takes to know more.
 func (i incomplete) Preview(Call) (Preview, error) {
-	return nil, errors.New("not known: the environment lacks a value that this action asks for")
+	missing := variable.FindAllString(strings.Join(i.unread, " "), -1)
+	return Preview{{"not known", "the environment lacks " + strings.Join(missing, ", ")}}, nil
 }

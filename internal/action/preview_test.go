@@ -103,11 +103,12 @@ func TestPreviewWithoutTheEnvironment(t *testing.T) {
 		}
 	}
 	c = Config{}
-	if err := yaml.UnmarshalWithOptions([]byte("{type: webhook, timeout: \"${T}\"}"), &c, yaml.Strict()); err == nil {
+	if err := yaml.UnmarshalWithOptions([]byte("{type: email, to: [a@b.test, \"${TO}\"], timeout: \"${T}\"}"), &c, yaml.Strict()); err == nil {
 		t.Fatal("no error")
 	}
-	if _, err := c.Bind(Deps{}).Preview(callFor(t, order)); err == nil || !strings.Contains(err.Error(), "not known") {
-		t.Errorf("got %v", err)
+	a := c.Bind(Deps{})
+	if p := parts(t, a, callFor(t, order)); a.Name() != "email" || p["not known"] != "the environment lacks ${TO}, ${T}" {
+		t.Errorf("%s: %v", a.Name(), p)
 	}
 }
 

@@ -190,6 +190,7 @@ func readFCM(body []byte) (a fcmAnswer) {
 	var answer struct {
 		Error struct {
 			Message string `json:"message"`
+			Status  string `json:"status"`
 			Details []struct {
 				Type      string `json:"@type"`
 				ErrorCode string `json:"errorCode"`
@@ -200,6 +201,9 @@ func readFCM(body []byte) (a fcmAnswer) {
 		return a
 	}
 	a.message = answer.Error.Message
+	if answer.Error.Status == fcmUnregistered { // so say some gateways that base_url may name; with FCM it is NOT_FOUND
+		a.code = fcmUnregistered
+	}
 	for _, detail := range answer.Error.Details {
 		if detail.Type == "type.googleapis.com/google.firebase.fcm.v1.FcmError" {
 			a.code = detail.ErrorCode

@@ -112,6 +112,9 @@ func (fb *firebase) token(w http.ResponseWriter, r *http.Request) {
 		refuse(w, r)
 		return
 	}
+	if agent := r.Header.Get("User-Agent"); agent != userAgent {
+		fb.t.Errorf("User-Agent is %s", agent)
+	}
 	if grant := r.PostFormValue("grant_type"); grant != "urn:ietf:params:oauth:grant-type:jwt-bearer" {
 		fb.t.Errorf("grant type %s", grant)
 	}
@@ -228,6 +231,7 @@ func TestPushAnswers(t *testing.T) {
 		sick               bool
 	}{
 		{status: 404, grpc: "NOT_FOUND", code: "UNREGISTERED", result: "unregistered", class: ClassFinal},
+		{status: 404, grpc: "UNREGISTERED", result: "unregistered", class: ClassFinal},
 		{status: 400, grpc: "INVALID_ARGUMENT", code: "INVALID_ARGUMENT", result: "invalid_argument", class: ClassFinal},
 		{status: 400, grpc: "INVALID_ARGUMENT", result: "status_400", class: ClassFinal},
 		{status: 403, grpc: "PERMISSION_DENIED", code: "SENDER_ID_MISMATCH", result: "sender_id_mismatch", class: ClassFinal},
@@ -242,7 +246,7 @@ func TestPushAnswers(t *testing.T) {
 		{status: 503, grpc: "UNAVAILABLE", code: "UNAVAILABLE", result: "unavailable", retryAfter: "9", class: ClassLater, after: 9 * time.Second, sick: true},
 	}
 	for _, tt := range tests {
-		t.Run(fmt.Sprint(tt.status, tt.code, tt.retryAfter), func(t *testing.T) {
+		t.Run(fmt.Sprint(tt.status, tt.grpc, tt.code, tt.retryAfter), func(t *testing.T) {
 			t.Parallel()
 			fb := newFirebase(t)
 			refusal := fcmError(tt.status, tt.grpc, tt.code, "Requested "+device+" was not found.")

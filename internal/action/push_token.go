@@ -168,6 +168,7 @@ func (s *tokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 			}
 			assertion = assertionIn(body)
 			again := req.Clone(ctx) // the library's requests have no context
+			again.Header.Set("User-Agent", userAgent)
 			again.Body = io.NopCloser(bytes.NewReader(body))
 			var res *outbound.Response
 			if res, failed = s.client.Do(again); failed != nil {
