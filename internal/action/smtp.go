@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -64,7 +65,7 @@ func (s SMTP) Check(value func(key string) ast.Node) error {
 	}
 	username, password := written("username_env"), written("password_env")
 	switch {
-	case username != nil && s.TLS == tlsNone:
+	case username != nil && s.TLS == tlsNone && !s.isHere():
 		errs = append(errs, setting.ErrorAt(username, "with tls: none the password would be sent for everybody to read: "+
 			"write tls: starttls or tls: tls, or remove username_env and password_env"))
 	case username != nil && password == nil:
@@ -84,6 +85,9 @@ func (s SMTP) WithDefaults() SMTP {
 	s.Port = cmp.Or(s.Port, map[string]int{tlsStart: 587, tlsFull: 465, tlsNone: 25}[s.TLS])
 	return s
 }
+
+// isHere says that the server is on this machine: what is sent there passes no network.
+func (s SMTP) isHere() bool { return slices.Contains([]string{"localhost", "127.0.0.1", "::1"}, s.Host) }
 
 func (s SMTP) address() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
 

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,6 +64,7 @@ func (s *mailServer) start(t *testing.T) *mailServer {
 		return &mailSession{server: s}, nil
 	}))
 	server.Domain, server.TLSConfig = "mail.test", s.tls.tls
+	server.AllowInsecureAuth = s.tls.tls == nil
 	server.ErrorLog = log.New(io.Discard, "", 0)
 	done := make(chan struct{})
 	go func() {
@@ -484,5 +486,21 @@ func TestPasswordStaysOutOfErrors(t *testing.T) {
 	out, err := email(t, mailer, confirmation).Do(t.Context(), call)
 	if e := wantError(t, err, ClassRetry, "smtp_535"); strings.Contains(fmt.Sprint(e, out, mailer.Trouble()), "hunter2") {
 		t.Errorf("leaked: %v, %+v, %s", e, out, mailer.Trouble())
+	}
+}
+
+// A relay on this machine may have a password without encryption.
+func TestPasswordOnThisMachine(t *testing.T) {
+	t.Parallel()
+	var user atomic.Value
+	s := &mailServer{auth: func(name, _ string) error {
+		user.Store(name)
+		return nil
+	}}
+	s.start(t)
+	call := callFor(t, order)
+	_, err := email(t, s.mailer(t, ", tls: none"+credentials), confirmation).Do(t.Context(), call)
+	if err != nil || user.Load() != "weir" || len(s.got()) != 1 {
+		t.Errorf("%v, authenticated %v, %d mails", err, user.Load(), len(s.got()))
 	}
 }
