@@ -161,7 +161,7 @@ func TestChaosEndpointFails(t *testing.T) {
 	open := time.Since(began2)
 	o.wantQuiet(opened, open, two)
 	updates, wal, jobs = o.updates()-updates, o.wal()-wal, o.number("SELECT count(*)::text FROM job")-jobs
-	t.Logf("open for %s: %d updates of River's table, %d bytes of WAL, %d bytes for each of %d new deliveries",
+	t.Logf("open for %s: %d updates of River's table; WAL of the whole server: %d bytes, %d for each of %d new deliveries",
 		open.Round(time.Millisecond), updates, wal, wal/max(1, jobs), jobs)
 	// A probe is fetched, concluded, and becomes due again. What had failed before becomes due, once each.
 	if limit := 100 + 10*o.rounds(open)*o.probes; updates > limit {
