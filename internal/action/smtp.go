@@ -87,7 +87,9 @@ func (s SMTP) WithDefaults() SMTP {
 }
 
 // isHere says that the server is on this machine: what is sent there passes no network.
-func (s SMTP) isHere() bool { return slices.Contains([]string{"localhost", "127.0.0.1", "::1"}, s.Host) }
+func (s SMTP) isHere() bool {
+	return slices.Contains([]string{"localhost", "127.0.0.1", "::1"}, s.Host)
+}
 
 func (s SMTP) address() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
 
