@@ -21,15 +21,28 @@ WHERE id IN (
                unnest($4::boolean[]) AS skip_dead
     ) k
     CROSS JOIN LATERAL (
-        SELECT o.lsn, o.tx_index FROM weir.ordered_job o
-        WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id
-          AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT k.skip_dead))
-        ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index
-        LIMIT 1
+        SELECT f.id, f.state
+        FROM (
+            (SELECT o.id, o.state, o.lsn, o.tx_index FROM weir.ordered_job o
+             WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.state = 'pending'
+             ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index
+             FETCH FIRST 1 ROW WITH TIES) -- the actions of an event have one position
+            UNION ALL
+            (SELECT o.id, o.state, o.lsn, o.tx_index FROM weir.ordered_job o
+             WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.called
+             ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index
+             LIMIT 1)
+            UNION ALL
+            (SELECT o.id, o.state, o.lsn, o.tx_index FROM weir.ordered_job o
+             WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.dead AND NOT k.skip_dead
+             ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index
+             LIMIT 1)
+        ) f
+        ORDER BY f.lsn, f.tx_index
+        FETCH FIRST 1 ROW WITH TIES
     ) first
-    JOIN weir.ordered_job n ON n.observer = k.observer AND n.entity = k.entity AND n.entity_id = k.entity_id
-        AND n.lsn = first.lsn AND n.tx_index = first.tx_index AND n.state <> 'completed' AND n.state = 'pending'
-    JOIN weir.river_job j ON j.id = n.id AND j.state = 'pending'
+    JOIN weir.river_job j ON j.id = first.id AND j.state = 'pending'
+    WHERE first.state = 'pending'
     FOR UPDATE OF j SKIP LOCKED)
 RETURNING queue
 `
@@ -72,8 +85,7 @@ func (q *Queries) CallNext(ctx context.Context, db DBTX, arg CallNextParams) ([]
 const countInLine = `-- name: CountInLine :one
 SELECT count(*)
 FROM weir.ordered_job o
-WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text
-  AND o.state <> 'completed' AND o.state = 'pending'
+WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text AND o.state = 'pending'
 `
 
 type CountInLineParams struct {
@@ -91,17 +103,24 @@ func (q *Queries) CountInLine(ctx context.Context, db DBTX, arg CountInLineParam
 }
 
 const firstInLine = `-- name: FirstInLine :one
+
 SELECT (EXISTS (
            SELECT FROM weir.ordered_job o
            WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
-             AND (o.lsn, o.tx_index) < (me.lsn, me.tx_index)
-             AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT me.skip_dead))
+             AND (o.lsn, o.tx_index) < (me.lsn, me.tx_index) AND o.called
+       ) OR EXISTS (
+           SELECT FROM weir.ordered_job o
+           WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
+             AND (o.lsn, o.tx_index) < (me.lsn, me.tx_index) AND o.state = 'pending'
+       ) OR NOT me.skip_dead AND EXISTS (
+           SELECT FROM weir.ordered_job o
+           WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
+             AND (o.lsn, o.tx_index) < (me.lsn, me.tx_index) AND o.dead
        ))::boolean AS waits,
        (EXISTS (
            SELECT FROM weir.ordered_job o
            WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
-             AND (o.lsn, o.tx_index) > (me.lsn, me.tx_index)
-             AND o.state = 'completed'
+             AND (o.lsn, o.tx_index) > (me.lsn, me.tx_index) AND o.state = 'completed'
        ))::boolean AS overtaken
 FROM (
     SELECT $1::text AS observer, $2::text AS entity, $3::text AS entity_id, '0/0'::pg_lsn + $4::bigint AS lsn,
@@ -123,6 +142,7 @@ type FirstInLineRow struct {
 	Overtaken bool
 }
 
+// Each question names the state that it asks for, as the indexes do: there is one for pending, called, dead and completed.
 // FirstInLine says of a delivery that keeps an order whether an earlier one of its sequence has to be waited for, and whether a
 // later one has been delivered already. With skip_dead, dead letters are not waited for.
 func (q *Queries) FirstInLine(ctx context.Context, db DBTX, arg FirstInLineParams) (FirstInLineRow, error) {
@@ -140,11 +160,22 @@ func (q *Queries) FirstInLine(ctx context.Context, db DBTX, arg FirstInLineParam
 }
 
 const firstOfSequence = `-- name: FirstOfSequence :one
-SELECT o.id, o.state::text AS state, o.dead
-FROM weir.ordered_job o
-WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text
-  AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT $4::boolean))
-ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index, o.id
+SELECT f.id, f.state::text AS state, f.dead
+FROM (
+    (SELECT o.id, o.queue, o.state, o.created_at, o.observer, o.entity, o.entity_id, o.lsn, o.tx_index, o.called, o.dead FROM weir.ordered_job o
+     WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text AND o.called
+     ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index LIMIT 1)
+    UNION ALL
+    (SELECT o.id, o.queue, o.state, o.created_at, o.observer, o.entity, o.entity_id, o.lsn, o.tx_index, o.called, o.dead FROM weir.ordered_job o
+     WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text AND o.state = 'pending'
+     ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index LIMIT 1)
+    UNION ALL
+    (SELECT o.id, o.queue, o.state, o.created_at, o.observer, o.entity, o.entity_id, o.lsn, o.tx_index, o.called, o.dead FROM weir.ordered_job o
+     WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text AND o.dead
+       AND NOT $4::boolean
+     ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index LIMIT 1)
+) f
+ORDER BY f.lsn, f.tx_index, f.id
 LIMIT 1
 `
 
@@ -181,10 +212,17 @@ FROM (
     SELECT unnest($1::text[]) AS observer, unnest($2::text[]) AS entity, unnest($3::text[]) AS entity_id,
            unnest($4::boolean[]) AS skip_dead
 ) k
-WHERE EXISTS (
-    SELECT FROM weir.ordered_job o
-    WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id
-      AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT k.skip_dead)))
+CROSS JOIN LATERAL (
+    (SELECT 1 FROM weir.ordered_job o
+     WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.called LIMIT 1)
+    UNION ALL
+    (SELECT 1 FROM weir.ordered_job o
+     WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.state = 'pending' LIMIT 1)
+    UNION ALL
+    (SELECT 1 FROM weir.ordered_job o
+     WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.dead AND NOT k.skip_dead LIMIT 1)
+    LIMIT 1
+) AS something
 `
 
 type HeldSequencesParams struct {
@@ -201,7 +239,7 @@ type HeldSequencesRow struct {
 }
 
 // HeldSequences are, of those named (the arrays are parallel), the sequences that hold something which later deliveries have to
-// wait for.
+// wait for. LATERAL, since EXISTS may be answered by reading all there is, once.
 func (q *Queries) HeldSequences(ctx context.Context, db DBTX, arg HeldSequencesParams) ([]HeldSequencesRow, error) {
 	rows, err := db.Query(ctx, heldSequences,
 		arg.Observers,
@@ -235,10 +273,14 @@ WHERE id IN (
     FROM (
         SELECT unnest($1::text[]) AS observer, unnest($2::text[]) AS entity, unnest($3::text[]) AS entity_id
     ) k
-    JOIN weir.ordered_job o ON o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id
-    JOIN weir.river_job j ON j.id = o.id AND j.state = 'pending'
-    WHERE o.state <> 'completed' AND o.state = 'pending' AND o.created_at <= now() - $4::interval
-    LIMIT $5::integer
+    CROSS JOIN LATERAL (
+        SELECT o.id, o.created_at FROM weir.ordered_job o
+        WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.state = 'pending'
+        LIMIT $4::integer
+    ) waiting
+    JOIN weir.river_job j ON j.id = waiting.id AND j.state = 'pending'
+    WHERE waiting.created_at <= now() - $5::interval
+    LIMIT $4::integer
     FOR UPDATE OF j SKIP LOCKED)
 RETURNING queue
 `
@@ -247,8 +289,8 @@ type LetGoParams struct {
 	Observers []string
 	Entities  []string
 	EntityIDs []string
-	Age       time.Duration
 	MaxRows   int32
+	Age       time.Duration
 }
 
 // LetGo makes everything available that waits for its turn in the sequences named (the arrays are parallel) and is older than
@@ -258,8 +300,8 @@ func (q *Queries) LetGo(ctx context.Context, db DBTX, arg LetGoParams) ([]string
 		arg.Observers,
 		arg.Entities,
 		arg.EntityIDs,
-		arg.Age,
 		arg.MaxRows,
+		arg.Age,
 	)
 	if err != nil {
 		return nil, err
@@ -283,7 +325,7 @@ const sequencesAfter = `-- name: SequencesAfter :many
 WITH RECURSIVE found AS (
     (SELECT o.observer, o.entity, o.entity_id
      FROM weir.ordered_job o
-     WHERE (o.observer, o.entity, o.entity_id) > ($2::text, $3::text, $4::text) AND o.state <> 'completed'
+     WHERE (o.observer, o.entity, o.entity_id) > ($2::text, $3::text, $4::text) AND o.state = 'pending'
      ORDER BY o.observer, o.entity, o.entity_id
      LIMIT 1)
     UNION ALL
@@ -292,7 +334,7 @@ WITH RECURSIVE found AS (
     CROSS JOIN LATERAL (
         SELECT o.observer, o.entity, o.entity_id
         FROM weir.ordered_job o
-        WHERE (o.observer, o.entity, o.entity_id) > (f.observer, f.entity, f.entity_id) AND o.state <> 'completed'
+        WHERE (o.observer, o.entity, o.entity_id) > (f.observer, f.entity, f.entity_id) AND o.state = 'pending'
         ORDER BY o.observer, o.entity, o.entity_id
         LIMIT 1
     ) n
@@ -313,7 +355,7 @@ type SequencesAfterRow struct {
 	EntityID string
 }
 
-// SequencesAfter is a page of the sequences that hold a job which is not completed, from the one after that named on. It leaps
+// SequencesAfter is a page of the sequences in which something waits for its turn, from the one after that named on. It leaps
 // from one to the next in the index.
 func (q *Queries) SequencesAfter(ctx context.Context, db DBTX, arg SequencesAfterParams) ([]SequencesAfterRow, error) {
 	rows, err := db.Query(ctx, sequencesAfter,
