@@ -1,8 +1,9 @@
 -- Each question names the state that it asks for, as the indexes do: there is one for pending, called, dead and completed.
 
 -- name: FirstInLine :one
--- FirstInLine says of a delivery that keeps an order whether an earlier one of its sequence has to be waited for, and whether a
--- later one has been delivered already. With skip_dead, dead letters are not waited for.
+-- FirstInLine says of a delivery that keeps an order whether an earlier one of its sequence has to be waited for, whether a later
+-- one is being worked (it had been given up, or cancelled, when that began), and whether a later one has been delivered already.
+-- With skip_dead, dead letters are not waited for.
 SELECT (EXISTS (
            SELECT FROM weir.ordered_job o
            WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
@@ -16,6 +17,11 @@ SELECT (EXISTS (
            WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
              AND (o.lsn, o.tx_index) < (me.lsn, me.tx_index) AND o.dead
        ))::boolean AS waits,
+       (EXISTS (
+           SELECT FROM weir.ordered_job o
+           WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
+             AND (o.lsn, o.tx_index) > (me.lsn, me.tx_index) AND o.called AND o.state = 'running'
+       ))::boolean AS later_runs,
        (EXISTS (
            SELECT FROM weir.ordered_job o
            WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id

@@ -64,6 +64,8 @@ func (r *runner) inOrder(next step) step {
 			return river.JobSnooze(awayPause)
 		case first.Waits:
 			return r.waitInLine(ctx, d)
+		case first.LaterRuns: // it goes back to wait, or what comes of it decides
+			return river.JobSnooze(awayPause)
 		case first.Overtaken && !m.ByHand:
 			r.metrics.deliveries.WithLabelValues(d.args.Observer, d.bound.Action.Type(), dead).Inc()
 			return bury(ctx, codeOvertaken, errors.New("later events of this entity have been delivered already, and this one "+

@@ -120,6 +120,11 @@ SELECT (EXISTS (
        (EXISTS (
            SELECT FROM weir.ordered_job o
            WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
+             AND (o.lsn, o.tx_index) > (me.lsn, me.tx_index) AND o.called AND o.state = 'running'
+       ))::boolean AS later_runs,
+       (EXISTS (
+           SELECT FROM weir.ordered_job o
+           WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
              AND (o.lsn, o.tx_index) > (me.lsn, me.tx_index) AND o.state = 'completed'
        ))::boolean AS overtaken
 FROM (
@@ -139,12 +144,14 @@ type FirstInLineParams struct {
 
 type FirstInLineRow struct {
 	Waits     bool
+	LaterRuns bool
 	Overtaken bool
 }
 
 // Each question names the state that it asks for, as the indexes do: there is one for pending, called, dead and completed.
-// FirstInLine says of a delivery that keeps an order whether an earlier one of its sequence has to be waited for, and whether a
-// later one has been delivered already. With skip_dead, dead letters are not waited for.
+// FirstInLine says of a delivery that keeps an order whether an earlier one of its sequence has to be waited for, whether a later
+// one is being worked (it had been given up, or cancelled, when that began), and whether a later one has been delivered already.
+// With skip_dead, dead letters are not waited for.
 func (q *Queries) FirstInLine(ctx context.Context, db DBTX, arg FirstInLineParams) (FirstInLineRow, error) {
 	row := db.QueryRow(ctx, firstInLine,
 		arg.Observer,
@@ -155,7 +162,7 @@ func (q *Queries) FirstInLine(ctx context.Context, db DBTX, arg FirstInLineParam
 		arg.SkipDead,
 	)
 	var i FirstInLineRow
-	err := row.Scan(&i.Waits, &i.Overtaken)
+	err := row.Scan(&i.Waits, &i.LaterRuns, &i.Overtaken)
 	return i, err
 }
 

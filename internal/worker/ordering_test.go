@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
 
 	"github.com/fraiseql/weir/internal/config"
 	"github.com/fraiseql/weir/internal/store"
@@ -171,6 +172,11 @@ func writeSequences(ctx context.Context, url string, entities, events int) error
 	return nil
 }
 
+// client is one that only acts on jobs, as River UI's does.
+func client(pool *pgxpool.Pool) (*river.Client[pgx.Tx], error) {
+	return river.NewClient(riverpgxv5.New(pool), &river.Config{Schema: "weir"})
+}
+
 // pressRetry does what River UI's button does, to waiting and finished jobs, until the context ends.
 func pressRetry(ctx context.Context, url string) (pressed int, err error) {
 	pool, err := pgxpool.New(context.WithoutCancel(ctx), url)
@@ -178,7 +184,7 @@ func pressRetry(ctx context.Context, url string) (pressed int, err error) {
 		return 0, err
 	}
 	defer pool.Close()
-	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{Schema: "weir"})
+	client, err := client(pool)
 	if err != nil {
 		return 0, err
 	}
@@ -293,6 +299,83 @@ func TestOrderWithoutADeadLetter(t *testing.T) {
 			r.await("the late one", func() bool { return r.jobs("state = 'completed'") == "3" })
 			if got := rc.paths(); got != "/1 /2 /3 /1" {
 				t.Errorf("requests: %s", got)
+			}
+		})
+	}
+}
+
+type button func(*river.Client[pgx.Tx], context.Context, int64) (*rivertype.JobRow, error)
+
+var (
+	retryButton  button = (*river.Client[pgx.Tx]).JobRetry
+	cancelButton button = (*river.Client[pgx.Tx]).JobCancel
+)
+
+// press does what River UI's buttons do with the one delivery that the condition holds for.
+func (r *rig) press(t *testing.T, button button, where string) {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	client, err := client(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var id int64
+	if err := pool.QueryRow(t.Context(), "SELECT id FROM job WHERE "+where).Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := button(client, t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What was cancelled while it waited to be tried again, and is retried while the next one is under way, waits for what comes of
+// that one: delivered, it has overtaken the other; failed, it comes after it.
+func TestOrderRetriedWhileTheNextRuns(t *testing.T) {
+	t.Parallel()
+	for name, status := range map[string]int{"delivered": http.StatusOK, "failed": http.StatusInternalServerError} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			proceed := make(chan struct{})
+			var ones, twos atomic.Int32
+			rc := newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
+				switch {
+				case req.URL.Path == "/1" && ones.Add(1) == 1:
+					w.WriteHeader(http.StatusInternalServerError)
+				case req.URL.Path == "/2" && twos.Add(1) == 1:
+					<-proceed
+					w.WriteHeader(status)
+				}
+			})
+			release := sync.OnceFunc(func() { close(proceed) })
+			defer release()
+			r.started(strings.ReplaceAll(orderTo(rc, ""), "initial_delay: 50ms, max_attempts: 2", "initial_delay: 1h, max_attempts: 9"))
+			r.entity(1, `{"n": 1}`)
+			r.await("the first has failed", func() bool { return r.jobs("state = 'retryable'") == "1" })
+			r.entity(1, `{"n": 2}`)
+			r.await("the second waits", func() bool { return r.jobs("state = 'pending'") == "1" })
+			r.press(t, cancelButton, "state = 'retryable'")
+			r.await("the second is under way", func() bool { return twos.Load() == 1 })
+			r.press(t, retryButton, "state = 'cancelled'")
+			r.await("the first is put off, or sent", func() bool {
+				return r.jobs("(metadata->>'snoozes')::int > 0") == "1" || ones.Load() > 1
+			})
+			release()
+			want := "/1 /2"
+			if name == "failed" {
+				want = "/1 /2 /1 /2"
+				r.await("the first", func() bool { return r.jobs("state = 'completed'") == "1" })
+				r.press(t, retryButton, "state = 'retryable'")
+				r.await("both", func() bool { return r.jobs("state = 'completed'") == "2" })
+			} else {
+				r.await("the first is late", func() bool { return r.jobs("metadata->>'weir_dead_letter' = 'overtaken'") == "1" })
+			}
+			if got := rc.paths(); got != want {
+				t.Errorf("requests: %s, want %s", got, want)
 			}
 		})
 	}
