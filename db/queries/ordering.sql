@@ -167,3 +167,11 @@ LIMIT 1;
 SELECT count(*)
 FROM weir.ordered_job o
 WHERE o.observer = @observer::text AND o.entity = @entity::text AND o.entity_id = @entity_id::text AND o.state = 'pending';
+
+-- name: AgeOrdered :execrows
+-- AgeOrdered gives all that keeps an order positions before those that any source gives, in the same order: what comes next is
+-- from another source, whose positions may be lower.
+UPDATE weir.river_job j
+SET args = jsonb_set(j.args, '{lsn}', to_jsonb(('0/0'::pg_lsn + aged.place)::text))
+FROM (SELECT id, dense_rank() OVER (ORDER BY lsn) AS place FROM weir.ordered_job) aged
+WHERE j.id = aged.id;

@@ -11,6 +11,23 @@ import (
 	"time"
 )
 
+const ageOrdered = `-- name: AgeOrdered :execrows
+UPDATE weir.river_job j
+SET args = jsonb_set(j.args, '{lsn}', to_jsonb(('0/0'::pg_lsn + aged.place)::text))
+FROM (SELECT id, dense_rank() OVER (ORDER BY lsn) AS place FROM weir.ordered_job) aged
+WHERE j.id = aged.id
+`
+
+// AgeOrdered gives all that keeps an order positions before those that any source gives, in the same order: what comes next is
+// from another source, whose positions may be lower.
+func (q *Queries) AgeOrdered(ctx context.Context, db DBTX) (int64, error) {
+	result, err := db.Exec(ctx, ageOrdered)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const callNext = `-- name: CallNext :many
 UPDATE weir.river_job
 SET state = 'available', scheduled_at = now()

@@ -19,6 +19,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/fraiseql/weir/internal/config"
+	"github.com/fraiseql/weir/internal/ops"
 	"github.com/fraiseql/weir/internal/store"
 	"github.com/fraiseql/weir/internal/worker"
 )
@@ -514,6 +515,40 @@ func TestOrderBehindAConditionThatFailed(t *testing.T) {
 		return r.jobs("kind = 'weir_webhook' AND state = 'completed'") == "3"
 	})
 	if got := rc.paths(); got != "/1 /2 /3" {
+		t.Errorf("requests: %s", got)
+	}
+}
+
+// After weir adopt the positions may be lower than those of what was there before: that keeps its order, and comes first.
+func TestOrderAcrossAnAdoption(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path != "/1" {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	text := strings.ReplaceAll(orderTo(rc, ""), "initial_delay: 50ms, max_attempts: 2", "initial_delay: 1h, max_attempts: 9")
+	run := r.started(text)
+	r.entity(1, `{"n": 1}`)
+	r.await("the first", func() bool { return r.jobs("state = 'completed'") == "1" })
+	r.entity(1, `{"n": 2}`)
+	r.entity(1, `{"n": 3}`)
+	r.await("the second has failed, the third waits", func() bool {
+		return r.jobs("state = 'retryable'") == "1" && r.jobs("state = 'pending'") == "1"
+	})
+	run.stop(t)
+	r.exec("UPDATE weir.checkpoint SET system_identifier = '1'")
+	r.exec(`UPDATE weir.river_job SET args = jsonb_set(args, '{lsn}', to_jsonb(('FFFF/0'::pg_lsn + ((args->>'lsn')::pg_lsn - '0/0'))::text))
+		WHERE args ? 'lsn'`)
+	r.adopt(t, ops.KeepUnfinished)
+	rc.behave(nil)
+	r.started(text)
+	r.entity(1, `{"n": 4}`)
+	r.await("the fourth", func() bool { return r.jobs("true") == "4" })
+	r.press(t, retryButton, "state = 'retryable'")
+	r.await("all, or a dead letter", func() bool { return r.jobs("state IN ('completed', 'cancelled')") == "4" })
+	if got := rc.paths(); got != "/1 /2 /2 /3 /4" {
 		t.Errorf("requests: %s", got)
 	}
 }
