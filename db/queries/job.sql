@@ -69,11 +69,11 @@ WHERE id = ANY(@ids::bigint[]) AND (state = 'discarded' OR (state = 'cancelled' 
 RETURNING id;
 
 -- name: WaitingQueues :many
--- WaitingQueues names the queues that hold jobs to be worked. It leaps from name to name in the index on which River
+-- WaitingQueues names the queues that hold jobs to be worked, also those that wait for their turn. It leaps from name to name in the index on which River
 -- fetches, so that it costs the same with a backlog of millions.
 WITH RECURSIVE found AS (
     SELECT s.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = s.state ORDER BY j.queue LIMIT 1) AS queue
-    FROM unnest(ARRAY['available', 'retryable', 'scheduled']::weir.river_job_state[]) AS s(state)
+    FROM unnest(ARRAY['available', 'pending', 'retryable', 'scheduled']::weir.river_job_state[]) AS s(state)
     UNION ALL
     SELECT f.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = f.state AND j.queue > f.queue ORDER BY j.queue LIMIT 1)
     FROM found f WHERE f.queue IS NOT NULL
@@ -177,7 +177,7 @@ FROM (
     JOIN (
         SELECT unnest(@observers::text[]) AS observer, unnest(@actions::text[]) AS action, unnest(@queues::text[]) AS target
     ) known ON known.observer = j.args ->> 'observer' AND known.action = j.args ->> 'action'
-    WHERE j.queue = @queue::text AND j.state IN ('available', 'retryable', 'scheduled') AND known.target <> @queue::text
+    WHERE j.queue = @queue::text AND j.state IN ('available', 'pending', 'retryable', 'scheduled') AND known.target <> @queue::text
       AND NOT coalesce(j.metadata -> 'weir_moved_from', '[]'::jsonb) ? known.target
     LIMIT @max_rows::integer
     FOR UPDATE OF j SKIP LOCKED

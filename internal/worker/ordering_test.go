@@ -552,3 +552,31 @@ func TestOrderAcrossAnAdoption(t *testing.T) {
 		t.Errorf("requests: %s", got)
 	}
 }
+
+// What waits moves with the first to the queue of a new place: called one by one, each would have to be found there first.
+func TestOrderMovesToANewPlace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	down := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	up := newReceiver(t, nil)
+	slowly := func(rc *receiver) string {
+		return strings.ReplaceAll(orderTo(rc, ""), "initial_delay: 50ms, max_attempts: 2", "initial_delay: 1h, max_attempts: 9")
+	}
+	run := r.started(slowly(down))
+	for n := range 10 {
+		r.entity(1, fmt.Sprintf(`{"n": %d}`, n))
+	}
+	r.await("the others wait", func() bool {
+		return r.jobs("state = 'retryable'") == "1" && r.jobs("state = 'pending'") == "9"
+	})
+	run.stop(t)
+	r.started(slowly(up))
+	r.awaitFor(15*time.Second, "one queue, another one", func() bool {
+		return r.jobs("jsonb_array_length(metadata->'weir_moved_from') = 1") == "10"
+	})
+	r.press(t, retryButton, "state = 'retryable'")
+	r.await("all", func() bool { return r.jobs("state = 'completed'") == "10" })
+	if got := up.paths(); got != "/0 /1 /2 /3 /4 /5 /6 /7 /8 /9" {
+		t.Errorf("requests: %s", got)
+	}
+}
