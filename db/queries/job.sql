@@ -52,13 +52,14 @@ ORDER BY jobs DESC, observer, action, reason;
 -- name: RetryDeadLetters :many
 -- RetryDeadLetters makes dead letters available again with a fresh budget: attempt 0, and no metadata of ours (keys
 -- weir_*), of snoozes or of a cancellation. The errors stay: they are the history. So does the order that a delivery keeps;
--- that later ones have been delivered meanwhile does not hold it back, since a person wants it. An id that is no dead letter, or
+-- that later ones have been delivered meanwhile does not hold it back, or what a change becomes, since a person wants it. An id that is no dead letter, or
 -- no longer one, is passed over.
 UPDATE weir.river_job
 SET state = 'available', attempt = 0, finalized_at = NULL, scheduled_at = now(),
     metadata = metadata - ARRAY['snoozes', 'cancel_attempted_at']
         - ARRAY(SELECT key FROM jsonb_object_keys(metadata) AS key WHERE key LIKE 'weir\_%')
-        || CASE WHEN metadata ? 'weir_ordered' THEN '{"weir_ordered": true, "weir_by_hand": true}'::jsonb ELSE '{}'::jsonb END
+        || CASE WHEN metadata ? 'weir_ordered' THEN '{"weir_ordered": true, "weir_by_hand": true}'::jsonb
+                WHEN kind = 'weir_change' THEN '{"weir_by_hand": true}'::jsonb ELSE '{}'::jsonb END
 WHERE id = ANY(@ids::bigint[]) AND (state = 'discarded' OR (state = 'cancelled' AND metadata ? 'weir_dead_letter'))
 RETURNING id, queue;
 

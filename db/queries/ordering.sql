@@ -168,6 +168,26 @@ SELECT count(*)
 FROM weir.ordered_job o
 WHERE o.observer = @observer::text AND o.entity = @entity::text AND o.entity_id = @entity_id::text AND o.state = 'pending';
 
+-- name: MarkOvertaken :exec
+-- MarkOvertaken marks the dead letters that come before these positions of sequences (the arrays are parallel), of deliveries
+-- that leave the table.
+UPDATE weir.river_job
+SET metadata = metadata || '{"weir_overtaken": true}'
+WHERE id IN (
+    SELECT j.id
+    FROM (
+        SELECT unnest(@observers::text[]) AS observer, unnest(@entities::text[]) AS entity, unnest(@entity_ids::text[]) AS entity_id,
+               '0/0'::pg_lsn + unnest(@lsns::bigint[]) AS lsn, unnest(@tx_indexes::bigint[]) AS tx_index
+    ) k
+    CROSS JOIN LATERAL (
+        SELECT o.id FROM weir.ordered_job o
+        WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.dead
+          AND (o.lsn, o.tx_index) < (k.lsn, k.tx_index)
+        OFFSET 0
+    ) earlier
+    JOIN weir.river_job j ON j.id = earlier.id AND NOT j.metadata ? 'weir_overtaken'
+    FOR UPDATE OF j);
+
 -- name: AgeOrdered :execrows
 -- AgeOrdered gives all that keeps an order positions before those that any source gives, in the same order: what comes next is
 -- from another source, whose positions may be lower.

@@ -98,7 +98,9 @@ func (w *changeWorker) deliver(
 		if err != nil {
 			return err
 		}
-		late(params)
+		if readMark(job.Metadata).ByHand {
+			byHand(params)
+		}
 		waiting, err = w.queue.insert(ctx, tx, params)
 		return err
 	})

@@ -167,6 +167,34 @@ func (t *turns) params(names []sequence) store.CallNextParams {
 	return p
 }
 
+// markOvertaken leaves a mark on the dead letters that came before deliveries which leave the table: a click on Retry would not
+// find anymore that they are late.
+func markOvertaken(ctx context.Context, tx pgx.Tx, moved []store.TakeCompletedRow) error {
+	last := map[sequence]Args{}
+	for _, row := range moved {
+		var a Args
+		if !readMark(row.Metadata).Ordered || json.Unmarshal(row.Args, &a) != nil {
+			continue
+		}
+		s := sequenceOf(a)
+		if l, ok := last[s]; !ok || l.LSN < a.LSN || l.LSN == a.LSN && l.TxIndex < a.TxIndex {
+			last[s] = a
+		}
+	}
+	if len(last) == 0 {
+		return nil
+	}
+	var p store.MarkOvertakenParams
+	for s, a := range last {
+		p.Observers, p.Entities, p.EntityIDs = append(p.Observers, s.observer), append(p.Entities, s.entity), append(p.EntityIDs, s.entityID)
+		p.LSNs, p.TxIndexes = append(p.LSNs, int64(a.LSN)), append(p.TxIndexes, a.TxIndex)
+	}
+	if err := store.New().MarkOvertaken(ctx, tx, p); err != nil {
+		return fmt.Errorf("mark the dead letters that were overtaken: %w", err)
+	}
+	return nil
+}
+
 // call has the next deliveries of these sequences called soon.
 func (t *turns) call(names ...sequence) {
 	if len(names) == 0 {

@@ -345,6 +345,46 @@ func (q *Queries) LetGo(ctx context.Context, db DBTX, arg LetGoParams) ([]string
 	return items, nil
 }
 
+const markOvertaken = `-- name: MarkOvertaken :exec
+UPDATE weir.river_job
+SET metadata = metadata || '{"weir_overtaken": true}'
+WHERE id IN (
+    SELECT j.id
+    FROM (
+        SELECT unnest($1::text[]) AS observer, unnest($2::text[]) AS entity, unnest($3::text[]) AS entity_id,
+               '0/0'::pg_lsn + unnest($4::bigint[]) AS lsn, unnest($5::bigint[]) AS tx_index
+    ) k
+    CROSS JOIN LATERAL (
+        SELECT o.id FROM weir.ordered_job o
+        WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.dead
+          AND (o.lsn, o.tx_index) < (k.lsn, k.tx_index)
+        OFFSET 0
+    ) earlier
+    JOIN weir.river_job j ON j.id = earlier.id AND NOT j.metadata ? 'weir_overtaken'
+    FOR UPDATE OF j)
+`
+
+type MarkOvertakenParams struct {
+	Observers []string
+	Entities  []string
+	EntityIDs []string
+	LSNs      []int64
+	TxIndexes []int64
+}
+
+// MarkOvertaken marks the dead letters that come before these positions of sequences (the arrays are parallel), of deliveries
+// that leave the table.
+func (q *Queries) MarkOvertaken(ctx context.Context, db DBTX, arg MarkOvertakenParams) error {
+	_, err := db.Exec(ctx, markOvertaken,
+		arg.Observers,
+		arg.Entities,
+		arg.EntityIDs,
+		arg.LSNs,
+		arg.TxIndexes,
+	)
+	return err
+}
+
 const sequencesAfter = `-- name: SequencesAfter :many
 WITH RECURSIVE found AS (
     (SELECT o.observer, o.entity, o.entity_id

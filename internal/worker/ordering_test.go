@@ -519,6 +519,30 @@ func TestOrderBehindAConditionThatFailed(t *testing.T) {
 	}
 }
 
+// A click on Retry for a condition that was mended does not send what has been overtaken meanwhile; weir dlq retry does.
+func TestOrderOfAConditionThatWasSkipped(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, nil)
+	text := orderTo(rc, "    on_dead_letter: skip\n    condition: m > 0")
+	run := r.started(text)
+	r.entity(1, `{"n": 1}`)
+	r.await("the dead letter", func() bool { return r.jobs(deadLetter) == "1" })
+	r.entity(1, `{"n": 2, "m": 1}`)
+	r.await("the second", func() bool { return r.jobs("state = 'completed'") == "1" })
+	run.stop(t)
+	r.started(strings.ReplaceAll(text, "condition: m > 0", "condition: n > 0"))
+	r.press(t, retryButton, deadLetter)
+	r.await("a delivery", func() bool {
+		return r.jobs("kind = 'weir_webhook' AND state IN ('completed', 'cancelled')") == "2"
+	})
+	if got := rc.paths(); got != "/2" {
+		t.Errorf("requests: %s", got)
+	}
+	r.retryDeadLetters(t)
+	r.await("it", func() bool { return r.jobs("kind = 'weir_webhook' AND state = 'completed'") == "2" })
+}
+
 // After weir adopt the positions may be lower than those of what was there before: that keeps its order, and comes first.
 func TestOrderAcrossAnAdoption(t *testing.T) {
 	t.Parallel()
