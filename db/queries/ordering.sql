@@ -92,9 +92,12 @@ RETURNING queue;
 
 -- name: WaitInLine :one
 -- WaitInLine puts a running job back to wait for its turn and gives the attempt back. It gets a new id, so that whatever River
--- still concludes about this attempt finds no such job: by then it may run again elsewhere.
+-- still concludes about this attempt finds no such job: by then it may run again elsewhere. One that a person has cancelled
+-- meanwhile is cancelled, as River would have concluded.
 UPDATE weir.river_job
-SET id = nextval('weir.river_job_id_seq'), state = 'pending', attempt = greatest(attempt - 1, 0)
+SET id = nextval('weir.river_job_id_seq'), attempt = greatest(attempt - 1, 0),
+    state = (CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled' ELSE 'pending' END)::weir.river_job_state,
+    finalized_at = CASE WHEN metadata ? 'cancel_attempted_at' THEN now() END
 WHERE id = @id AND state = 'running'
 RETURNING id;
 

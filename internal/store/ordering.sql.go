@@ -448,13 +448,16 @@ func (q *Queries) SequencesAfter(ctx context.Context, db DBTX, arg SequencesAfte
 
 const waitInLine = `-- name: WaitInLine :one
 UPDATE weir.river_job
-SET id = nextval('weir.river_job_id_seq'), state = 'pending', attempt = greatest(attempt - 1, 0)
+SET id = nextval('weir.river_job_id_seq'), attempt = greatest(attempt - 1, 0),
+    state = (CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled' ELSE 'pending' END)::weir.river_job_state,
+    finalized_at = CASE WHEN metadata ? 'cancel_attempted_at' THEN now() END
 WHERE id = $1 AND state = 'running'
 RETURNING id
 `
 
 // WaitInLine puts a running job back to wait for its turn and gives the attempt back. It gets a new id, so that whatever River
-// still concludes about this attempt finds no such job: by then it may run again elsewhere.
+// still concludes about this attempt finds no such job: by then it may run again elsewhere. One that a person has cancelled
+// meanwhile is cancelled, as River would have concluded.
 func (q *Queries) WaitInLine(ctx context.Context, db DBTX, id int64) (int64, error) {
 	row := db.QueryRow(ctx, waitInLine, id)
 	var id_2 int64

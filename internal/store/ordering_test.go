@@ -147,3 +147,23 @@ func TestCallNext(t *testing.T) {
 		t.Errorf("%d called after the one before, want 1", n)
 	}
 }
+
+// What is put back gets another id, and does not forget that a person has cancelled it.
+func TestWaitInLine(t *testing.T) {
+	t.Parallel()
+	db := setup(t, pgx.QueryExecModeCacheStatement)
+	sequences(t, db)
+	for cancelled, want := range map[string]string{"{}": "pending", `{"cancel_attempted_at": "2026-01-01T00:00:00Z"}`: "cancelled"} {
+		var id int64
+		check(t, db.QueryRow(t.Context(), `UPDATE weir.river_job SET metadata = metadata || $1::text::jsonb
+			WHERE id = (SELECT id FROM weir.river_job WHERE state = 'running' LIMIT 1) RETURNING id`, cancelled).Scan(&id))
+		put, err := store.New().WaitInLine(t.Context(), db, id)
+		check(t, err)
+		var state string
+		var attempt int
+		check(t, db.QueryRow(t.Context(), "SELECT state::text, attempt FROM weir.river_job WHERE id = $1", put).Scan(&state, &attempt))
+		if put == id || state != want || attempt != 0 {
+			t.Errorf("%s: %d is %d now, %s, attempt %d", cancelled, id, put, state, attempt)
+		}
+	}
+}
