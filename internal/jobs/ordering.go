@@ -316,9 +316,13 @@ func (t *turns) sweep(ctx context.Context) (done bool, err error) {
 		err = t.callNow(ctx, keep)
 	}
 	// A delivery of an unknown observer dies when it is an hour old, also one that waits for its turn.
-	err = errors.Join(err, t.letGo(ctx, free, 0), t.letGo(ctx, unknown, unknownGrace))
-	if err != nil {
+	moreFree, freeErr := t.letGo(ctx, free, 0)
+	moreUnknown, unknownErr := t.letGo(ctx, unknown, unknownGrace)
+	if err = errors.Join(err, freeErr, unknownErr); err != nil {
 		return false, err
+	}
+	if moreFree || moreUnknown {
+		return false, nil // the same page again
 	}
 	if len(rows) < sweepPage {
 		t.swept = sequence{}
@@ -329,16 +333,17 @@ func (t *turns) sweep(ctx context.Context) (done bool, err error) {
 	return false, nil
 }
 
-func (t *turns) letGo(ctx context.Context, names []sequence, age time.Duration) error {
+// letGo returns whether there is more to let go.
+func (t *turns) letGo(ctx context.Context, names []sequence, age time.Duration) (more bool, err error) {
 	if len(names) == 0 {
-		return nil
+		return false, nil
 	}
 	p := t.params(names)
 	queues, err := store.New().LetGo(ctx, t.pool, store.LetGoParams{
 		Observers: p.Observers, Entities: p.Entities, EntityIDs: p.EntityIDs, Age: age, MaxRows: releaseBatch,
 	})
 	if err != nil {
-		return fmt.Errorf("let deliveries go that keep no order any more: %w", err)
+		return false, fmt.Errorf("let deliveries go that keep no order any more: %w", err)
 	}
-	return t.announce(ctx, queues)
+	return len(queues) == releaseBatch, t.announce(ctx, queues)
 }
