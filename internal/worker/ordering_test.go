@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -541,6 +542,117 @@ func TestOrderOfAConditionThatWasSkipped(t *testing.T) {
 	}
 	r.retryDeadLetters(t)
 	r.await("it", func() bool { return r.jobs("kind = 'weir_webhook' AND state = 'completed'") == "2" })
+}
+
+// TestOrderWhileAPersonPresses has somebody press Retry and Cancel on whatever there is, on two workers. Nothing is sent after, or
+// beside, a later event that was delivered, and what was not delivered is there for a person to see.
+func TestOrderWhileAPersonPresses(t *testing.T) {
+	t.Parallel()
+	const entities, events = 20, 15
+	for _, mode := range []string{"block", "skip"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			var mu sync.Mutex // guards the rest
+			var bad []string
+			delivered, open := map[string]int{}, map[string]map[int]context.Context{}
+			rc := newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
+				entity, number, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
+				n, _ := strconv.Atoi(number)
+				mu.Lock()
+				defer mu.Unlock()
+				if n < delivered[entity] { // a repeat is none
+
+					bad = append(bad, fmt.Sprintf("entity %s: event %d after %d", entity, n, delivered[entity]))
+				}
+				for later, ctx := range open[entity] {
+					if later > n && ctx.Err() == nil {
+						bad = append(bad, fmt.Sprintf("entity %s: event %d beside %d", entity, n, later))
+					}
+				}
+				if open[entity] == nil {
+					open[entity] = map[int]context.Context{}
+				}
+				open[entity][n] = req.Context()
+				mu.Unlock()
+				time.Sleep(time.Duration(rand.IntN(250)) * time.Millisecond) // at random
+				mu.Lock()
+				delete(open[entity], n)
+				switch {
+				case req.Context().Err() != nil: // cancelled on the way
+				case rand.IntN(8) == 0:
+					w.WriteHeader(http.StatusInternalServerError)
+				default:
+					delivered[entity] = max(delivered[entity], n)
+				}
+			})
+			text := fmt.Sprintf(inOrder, rc.URL)
+			text = strings.ReplaceAll(text, "max_attempts: 100", "max_attempts: 3")
+			text = strings.ReplaceAll(text, "ordering: entity", "ordering: entity\n    on_dead_letter: "+mode)
+			r.started(text)
+			r.started(text)
+			ctx, cancel := context.WithCancel(t.Context())
+			pressing := make(chan error, 1)
+			go func() { pressing <- pressAnything(ctx, r.url) }()
+			if err := writeSequences(t.Context(), r.url, entities, events); err != nil {
+				t.Error(err)
+			}
+			r.await("all jobs", func() bool { return r.jobs("true") == strconv.Itoa(entities*events) })
+			time.Sleep(3 * time.Second) // of pressing, at random
+			cancel()
+			if err := <-pressing; err != nil {
+				t.Error(err)
+			}
+			r.await("all ended", func() bool {
+				if r.jobs(deadLetter+" AND metadata->>'weir_dead_letter' IS DISTINCT FROM 'overtaken'") != "0" && mode == "block" {
+					r.exec("UPDATE weir.river_job SET state = 'available', finalized_at = NULL, attempt = 0 WHERE " + deadLetter)
+				}
+				return r.jobs("finalized_at IS NULL") == "0"
+			})
+			if got := r.jobs("true"); got != strconv.Itoa(entities*events) {
+				t.Errorf("%s jobs", got)
+			}
+			if len(bad) > 0 {
+				t.Errorf("%d requests out of order, the first: %s", len(bad), bad[0])
+			}
+			t.Logf("%d requests; completed %s, overtaken %s, cancelled %s", len(rc.seen()), r.jobs("state = 'completed'"),
+				r.jobs("metadata->>'weir_dead_letter' = 'overtaken'"), r.jobs("state = 'cancelled' AND NOT metadata ? 'weir_dead_letter'"))
+		})
+	}
+}
+
+// pressAnything presses Retry, and now and then Cancel, until the context ends.
+func pressAnything(ctx context.Context, url string) error {
+	pool, err := pgxpool.New(context.WithoutCancel(ctx), url)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	client, err := client(pool)
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		var id int64
+		var running bool
+		err := pool.QueryRow(ctx, `SELECT id, state = 'running' FROM weir.river_job WHERE kind = 'weir_webhook'
+			ORDER BY state = 'completed', random() LIMIT 1`).Scan(&id, &running)
+		if err == nil {
+			if !running && rand.IntN(3) == 0 { // a receiver does not always notice that it was hung up on
+				_, err = client.JobCancel(ctx, id)
+			} else {
+				_, err = client.JobRetry(ctx, id)
+			}
+		}
+		if err != nil && ctx.Err() == nil && !errors.Is(err, pgx.ErrNoRows) && !errors.Is(err, rivertype.ErrNotFound) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // After weir adopt the positions may be lower than those of what was there before: that keeps its order, and comes first.
