@@ -65,6 +65,8 @@ func (r *runner) inOrder(next step) step {
 		case err != nil:
 			r.log.Warn("whose turn it is could not be found out, trying again", append(d.attrs(), "error", err)...)
 			return river.JobSnooze(awayPause)
+		case r.lease.Check() != nil: // stopped while asking: what was true then need not be any more
+			return river.JobSnooze(awayPause)
 		case first.Waits:
 			return r.waitInLine(ctx, d)
 		case first.LaterRuns: // it goes back to wait, or what comes of it decides

@@ -1,6 +1,35 @@
 package jobs
 
-import "testing"
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+)
+
+// Whoever may have been declared dead since it asked whose turn it is does not act on the answer: a worker that was stopped goes
+// on when others have delivered this event and later ones.
+func TestNobodyIsFirstWithoutALease(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, `o: {entity: Order, ordering: entity, actions: [{type: log}]}`)
+	bound, _ := r.q.set.Load().Lookup("o", "log")
+	e := order(1, `{}`).Event
+	d := &delivery{
+		job: &rivertype.JobRow{Metadata: []byte(`{"weir_ordered":true}`)}, args: argsOf(&e, "o", "log"), bound: bound,
+	}
+	acted := errors.New("acted")
+	act := r.q.runner.inOrder(func(context.Context, *delivery) error { return acted })
+	if err := act(t.Context(), d); !errors.Is(err, acted) {
+		t.Fatalf("with a lease: %v", err)
+	}
+	r.q.lease.Lose(errors.New("stopped"))
+	var snooze *river.JobSnoozeError
+	if err := act(t.Context(), d); !errors.As(err, &snooze) {
+		t.Errorf("without one: %v", err)
+	}
+}
 
 // What keeps no order any more is let go at the sweeps' pace, not at one batch each time that they begin again.
 func TestSweepLetsGoOfAll(t *testing.T) {
