@@ -68,7 +68,9 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 	if err != nil {
 		return err
 	}
-	params := w.queue.match(rec.Event, job.Args.Observer)
+	e := *rec.Event
+	e.LSN, e.TxIndex = job.Args.LSN, job.Args.TxIndex // its place in the order, also after weir adopt
+	params := w.queue.match(&e, job.Args.Observer)
 	for _, p := range params {
 		if again, failed := p.Args.(changeArgs); failed {
 			return w.bury(ctx, job, "condition", errors.New(again.Reason))
@@ -96,7 +98,9 @@ func (w *changeWorker) deliver(
 		if err != nil {
 			return err
 		}
-		late(params)
+		if readMark(job.Metadata).ByHand {
+			byHand(params)
+		}
 		waiting, err = w.queue.insert(ctx, tx, params)
 		return err
 	})

@@ -71,6 +71,32 @@ func TestMoverLeavesWhatIsNeeded(t *testing.T) {
 	}
 }
 
+// What was overtaken stays so when what has overtaken it has left the table: a click on Retry sends it no more than before.
+func TestOvertakenByWhatHasMoved(t *testing.T) {
+	t.Parallel()
+	for name, metadata := range map[string]string{
+		"skipped":          `{"weir_ordered":true,"weir_dead_letter":"status_400"}`,
+		"overtaken before": `{"weir_ordered":true,"weir_dead_letter":"overtaken"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, `o: {entity: Order, ordering: entity, on_dead_letter: skip, actions: [{type: log}]}`)
+			r.commit(order(1, `{}`))
+			r.commit(order(2, `{}`))
+			r.commit(order(3, `{}`))
+			r.finish(1, "cancelled", metadata, "25 h")
+			r.finish(2, "completed", `{"weir_ordered":true}`, "25 h")
+			r.finish(3, "cancelled", `{"weir_ordered":true,"weir_dead_letter":"status_400"}`, "25 h")
+			r.keepHouse(10*365*24*time.Hour, 24*time.Hour)
+			r.exec("UPDATE weir.river_job SET state = 'available', finalized_at = NULL, scheduled_at = now() WHERE kind = 'weir_log'")
+			r.run()
+			r.await("the end", "SELECT count(*) = 2 FROM weir.river_job WHERE kind = 'weir_log' AND finalized_at IS NOT NULL")
+			r.linesAre("cancelled overtaken completed", `SELECT concat_ws(' ', state,
+				CASE WHEN state = 'cancelled' THEN metadata->>'weir_dead_letter' END) FROM weir.river_job WHERE kind = 'weir_log' ORDER BY args->>'pk'`)
+		})
+	}
+}
+
 // An outcome names the endpoint as the configuration does.
 func TestOutcomeNamesTheEndpoint(t *testing.T) {
 	t.Parallel()

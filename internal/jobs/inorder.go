@@ -18,7 +18,10 @@ import (
 type mark struct {
 	Ordered bool `json:"weir_ordered"`
 	ByHand  bool `json:"weir_by_hand"`
-	Output  struct {
+	// Overtaken says that a later delivery has left the table meanwhile, and Code why this one was given up the last time.
+	Overtaken bool   `json:"weir_overtaken"`
+	Code      string `json:"weir_dead_letter"`
+	Output    struct {
 		Result string `json:"result"`
 	} `json:"output"`
 }
@@ -37,8 +40,8 @@ func markOf(e *event.Event, ordering observer.Ordering) []byte {
 	return []byte(`{"` + metaOrdered + `":true}`)
 }
 
-// late marks new jobs that come after their time, since a person has mended what held them up.
-func late(params []river.InsertManyParams) {
+// byHand marks new jobs that a person wants though they come late.
+func byHand(params []river.InsertManyParams) {
 	for _, p := range params {
 		if p.InsertOpts.Metadata != nil {
 			p.InsertOpts.Metadata = []byte(`{"` + metaOrdered + `":true,"` + metaByHand + `":true}`)
@@ -62,9 +65,13 @@ func (r *runner) inOrder(next step) step {
 		case err != nil:
 			r.log.Warn("whose turn it is could not be found out, trying again", append(d.attrs(), "error", err)...)
 			return river.JobSnooze(awayPause)
+		case r.lease.Check() != nil: // stopped while asking: what was true then need not be any more
+			return river.JobSnooze(awayPause)
 		case first.Waits:
 			return r.waitInLine(ctx, d)
-		case first.Overtaken && !m.ByHand:
+		case first.LaterRuns: // it goes back to wait, or what comes of it decides
+			return river.JobSnooze(awayPause)
+		case !m.ByHand && (first.Overtaken || m.Overtaken || m.Code == codeOvertaken):
 			r.metrics.deliveries.WithLabelValues(d.args.Observer, d.bound.Action.Type(), dead).Inc()
 			return bury(ctx, codeOvertaken, errors.New("later events of this entity have been delivered already, and this one "+
 				"would come out of order; weir dlq retry sends it all the same"))

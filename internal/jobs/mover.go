@@ -34,7 +34,11 @@ const (
 // delivery is in the one or in the other. Dead letters stay. Any number of movers may run, and each may die at any point.
 func (h *housekeeper) move(ctx context.Context, age setting.Duration) error {
 	completed := func(ctx context.Context, tx pgx.Tx) ([]store.TakeCompletedRow, error) {
-		return store.New().TakeCompleted(ctx, tx, store.TakeCompletedParams{Age: age.Std(), MaxRows: moveBatch})
+		rows, err := store.New().TakeCompleted(ctx, tx, store.TakeCompletedParams{Age: age.Std(), MaxRows: moveBatch})
+		if err == nil {
+			err = markOvertaken(ctx, tx, rows)
+		}
+		return rows, err
 	}
 	cancelled := func(ctx context.Context, tx pgx.Tx) ([]store.TakeCompletedRow, error) {
 		rows, err := store.New().TakeCancelled(ctx, tx, store.TakeCancelledParams{Age: age.Std(), MaxRows: moveBatch})

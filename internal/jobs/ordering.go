@@ -167,6 +167,34 @@ func (t *turns) params(names []sequence) store.CallNextParams {
 	return p
 }
 
+// markOvertaken leaves a mark on the dead letters that came before deliveries which leave the table: a click on Retry would not
+// find anymore that they are late.
+func markOvertaken(ctx context.Context, tx pgx.Tx, moved []store.TakeCompletedRow) error {
+	last := map[sequence]Args{}
+	for _, row := range moved {
+		var a Args
+		if !readMark(row.Metadata).Ordered || json.Unmarshal(row.Args, &a) != nil {
+			continue
+		}
+		s := sequenceOf(a)
+		if l, ok := last[s]; !ok || l.LSN < a.LSN || l.LSN == a.LSN && l.TxIndex < a.TxIndex {
+			last[s] = a
+		}
+	}
+	if len(last) == 0 {
+		return nil
+	}
+	var p store.MarkOvertakenParams
+	for s, a := range last {
+		p.Observers, p.Entities, p.EntityIDs = append(p.Observers, s.observer), append(p.Entities, s.entity), append(p.EntityIDs, s.entityID)
+		p.LSNs, p.TxIndexes = append(p.LSNs, int64(a.LSN)), append(p.TxIndexes, a.TxIndex)
+	}
+	if err := store.New().MarkOvertaken(ctx, tx, p); err != nil {
+		return fmt.Errorf("mark the dead letters that were overtaken: %w", err)
+	}
+	return nil
+}
+
 // call has the next deliveries of these sequences called soon.
 func (t *turns) call(names ...sequence) {
 	if len(names) == 0 {
@@ -288,9 +316,13 @@ func (t *turns) sweep(ctx context.Context) (done bool, err error) {
 		err = t.callNow(ctx, keep)
 	}
 	// A delivery of an unknown observer dies when it is an hour old, also one that waits for its turn.
-	err = errors.Join(err, t.letGo(ctx, free, 0), t.letGo(ctx, unknown, unknownGrace))
-	if err != nil {
+	moreFree, freeErr := t.letGo(ctx, free, 0)
+	moreUnknown, unknownErr := t.letGo(ctx, unknown, unknownGrace)
+	if err = errors.Join(err, freeErr, unknownErr); err != nil {
 		return false, err
+	}
+	if moreFree || moreUnknown {
+		return false, nil // the same page again
 	}
 	if len(rows) < sweepPage {
 		t.swept = sequence{}
@@ -301,16 +333,17 @@ func (t *turns) sweep(ctx context.Context) (done bool, err error) {
 	return false, nil
 }
 
-func (t *turns) letGo(ctx context.Context, names []sequence, age time.Duration) error {
+// letGo returns whether there is more to let go.
+func (t *turns) letGo(ctx context.Context, names []sequence, age time.Duration) (more bool, err error) {
 	if len(names) == 0 {
-		return nil
+		return false, nil
 	}
 	p := t.params(names)
 	queues, err := store.New().LetGo(ctx, t.pool, store.LetGoParams{
 		Observers: p.Observers, Entities: p.Entities, EntityIDs: p.EntityIDs, Age: age, MaxRows: releaseBatch,
 	})
 	if err != nil {
-		return fmt.Errorf("let deliveries go that keep no order any more: %w", err)
+		return false, fmt.Errorf("let deliveries go that keep no order any more: %w", err)
 	}
-	return t.announce(ctx, queues)
+	return len(queues) == releaseBatch, t.announce(ctx, queues)
 }

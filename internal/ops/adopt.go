@@ -99,6 +99,11 @@ func (a *Adoption) Apply(ctx context.Context, unfinished Unfinished, logger *slo
 			return err
 		}
 	}
+	if a.Problem != "" && !a.Continuous {
+		if _, err := store.New().AgeOrdered(ctx, a.db); err != nil {
+			return fmt.Errorf("put the deliveries that keep an order before those to come: %w", err)
+		}
+	}
 	if err := a.Adoption.Apply(ctx, a.source, a.db, a.cfg, logger); err != nil {
 		return err
 	}

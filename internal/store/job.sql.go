@@ -331,7 +331,7 @@ FROM (
     JOIN (
         SELECT unnest($2::text[]) AS observer, unnest($3::text[]) AS action, unnest($4::text[]) AS target
     ) known ON known.observer = j.args ->> 'observer' AND known.action = j.args ->> 'action'
-    WHERE j.queue = $1::text AND j.state IN ('available', 'retryable', 'scheduled') AND known.target <> $1::text
+    WHERE j.queue = $1::text AND j.state IN ('available', 'pending', 'retryable', 'scheduled') AND known.target <> $1::text
       AND NOT coalesce(j.metadata -> 'weir_moved_from', '[]'::jsonb) ? known.target
     LIMIT $5::integer
     FOR UPDATE OF j SKIP LOCKED
@@ -552,7 +552,8 @@ UPDATE weir.river_job
 SET state = 'available', attempt = 0, finalized_at = NULL, scheduled_at = now(),
     metadata = metadata - ARRAY['snoozes', 'cancel_attempted_at']
         - ARRAY(SELECT key FROM jsonb_object_keys(metadata) AS key WHERE key LIKE 'weir\_%')
-        || CASE WHEN metadata ? 'weir_ordered' THEN '{"weir_ordered": true, "weir_by_hand": true}'::jsonb ELSE '{}'::jsonb END
+        || CASE WHEN metadata ? 'weir_ordered' THEN '{"weir_ordered": true, "weir_by_hand": true}'::jsonb
+                WHEN kind = 'weir_change' THEN '{"weir_by_hand": true}'::jsonb ELSE '{}'::jsonb END
 WHERE id = ANY($1::bigint[]) AND (state = 'discarded' OR (state = 'cancelled' AND metadata ? 'weir_dead_letter'))
 RETURNING id, queue
 `
@@ -564,7 +565,7 @@ type RetryDeadLettersRow struct {
 
 // RetryDeadLetters makes dead letters available again with a fresh budget: attempt 0, and no metadata of ours (keys
 // weir_*), of snoozes or of a cancellation. The errors stay: they are the history. So does the order that a delivery keeps;
-// that later ones have been delivered meanwhile does not hold it back, since a person wants it. An id that is no dead letter, or
+// that later ones have been delivered meanwhile does not hold it back, or what a change becomes, since a person wants it. An id that is no dead letter, or
 // no longer one, is passed over.
 func (q *Queries) RetryDeadLetters(ctx context.Context, db DBTX, ids []int64) ([]RetryDeadLettersRow, error) {
 	rows, err := db.Query(ctx, retryDeadLetters, ids)
@@ -633,7 +634,7 @@ func (q *Queries) RunningJobs(ctx context.Context, db DBTX, clientID string) ([]
 const waitingQueues = `-- name: WaitingQueues :many
 WITH RECURSIVE found AS (
     SELECT s.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = s.state ORDER BY j.queue LIMIT 1) AS queue
-    FROM unnest(ARRAY['available', 'retryable', 'scheduled']::weir.river_job_state[]) AS s(state)
+    FROM unnest(ARRAY['available', 'pending', 'retryable', 'scheduled']::weir.river_job_state[]) AS s(state)
     UNION ALL
     SELECT f.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = f.state AND j.queue > f.queue ORDER BY j.queue LIMIT 1)
     FROM found f WHERE f.queue IS NOT NULL
@@ -641,7 +642,7 @@ WITH RECURSIVE found AS (
 SELECT DISTINCT queue::text AS queue FROM found WHERE queue IS NOT NULL ORDER BY 1
 `
 
-// WaitingQueues names the queues that hold jobs to be worked. It leaps from name to name in the index on which River
+// WaitingQueues names the queues that hold jobs to be worked, also those that wait for their turn. It leaps from name to name in the index on which River
 // fetches, so that it costs the same with a backlog of millions.
 func (q *Queries) WaitingQueues(ctx context.Context, db DBTX) ([]string, error) {
 	rows, err := db.Query(ctx, waitingQueues)

@@ -260,7 +260,7 @@ func TestWaitingQueues(t *testing.T) {
 		}
 		got, err := store.New().WaitingQueues(t.Context(), db)
 		check(t, err)
-		if want := []string{"erp", "mail", "sms"}; !slices.Equal(got, want) {
+		if want := []string{"b", "erp", "mail", "sms"}; !slices.Equal(got, want) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})

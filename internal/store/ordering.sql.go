@@ -11,6 +11,23 @@ import (
 	"time"
 )
 
+const ageOrdered = `-- name: AgeOrdered :execrows
+UPDATE weir.river_job j
+SET args = jsonb_set(j.args, '{lsn}', to_jsonb(('0/0'::pg_lsn + aged.place)::text))
+FROM (SELECT id, dense_rank() OVER (ORDER BY lsn) AS place FROM weir.ordered_job) aged
+WHERE j.id = aged.id
+`
+
+// AgeOrdered gives all that keeps an order positions before those that any source gives, in the same order: what comes next is
+// from another source, whose positions may be lower.
+func (q *Queries) AgeOrdered(ctx context.Context, db DBTX) (int64, error) {
+	result, err := db.Exec(ctx, ageOrdered)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const callNext = `-- name: CallNext :many
 UPDATE weir.river_job
 SET state = 'available', scheduled_at = now()
@@ -21,15 +38,28 @@ WHERE id IN (
                unnest($4::boolean[]) AS skip_dead
     ) k
     CROSS JOIN LATERAL (
-        SELECT o.lsn, o.tx_index FROM weir.ordered_job o
-        WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id
-          AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT k.skip_dead))
-        ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index
-        LIMIT 1
+        SELECT f.id, f.state
+        FROM (
+            (SELECT o.id, o.state, o.lsn, o.tx_index FROM weir.ordered_job o
+             WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.state = 'pending'
+             ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index
+             FETCH FIRST 1 ROW WITH TIES) -- the actions of an event have one position
+            UNION ALL
+            (SELECT o.id, o.state, o.lsn, o.tx_index FROM weir.ordered_job o
+             WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.called
+             ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index
+             LIMIT 1)
+            UNION ALL
+            (SELECT o.id, o.state, o.lsn, o.tx_index FROM weir.ordered_job o
+             WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.dead AND NOT k.skip_dead
+             ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index
+             LIMIT 1)
+        ) f
+        ORDER BY f.lsn, f.tx_index
+        FETCH FIRST 1 ROW WITH TIES
     ) first
-    JOIN weir.ordered_job n ON n.observer = k.observer AND n.entity = k.entity AND n.entity_id = k.entity_id
-        AND n.lsn = first.lsn AND n.tx_index = first.tx_index AND n.state <> 'completed' AND n.state = 'pending'
-    JOIN weir.river_job j ON j.id = n.id AND j.state = 'pending'
+    JOIN weir.river_job j ON j.id = first.id AND j.state = 'pending'
+    WHERE first.state = 'pending'
     FOR UPDATE OF j SKIP LOCKED)
 RETURNING queue
 `
@@ -72,8 +102,7 @@ func (q *Queries) CallNext(ctx context.Context, db DBTX, arg CallNextParams) ([]
 const countInLine = `-- name: CountInLine :one
 SELECT count(*)
 FROM weir.ordered_job o
-WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text
-  AND o.state <> 'completed' AND o.state = 'pending'
+WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text AND o.state = 'pending'
 `
 
 type CountInLineParams struct {
@@ -91,17 +120,29 @@ func (q *Queries) CountInLine(ctx context.Context, db DBTX, arg CountInLineParam
 }
 
 const firstInLine = `-- name: FirstInLine :one
+
 SELECT (EXISTS (
            SELECT FROM weir.ordered_job o
            WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
-             AND (o.lsn, o.tx_index) < (me.lsn, me.tx_index)
-             AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT me.skip_dead))
+             AND (o.lsn, o.tx_index) < (me.lsn, me.tx_index) AND o.called
+       ) OR EXISTS (
+           SELECT FROM weir.ordered_job o
+           WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
+             AND (o.lsn, o.tx_index) < (me.lsn, me.tx_index) AND o.state = 'pending'
+       ) OR NOT me.skip_dead AND EXISTS (
+           SELECT FROM weir.ordered_job o
+           WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
+             AND (o.lsn, o.tx_index) < (me.lsn, me.tx_index) AND o.dead
        ))::boolean AS waits,
        (EXISTS (
            SELECT FROM weir.ordered_job o
            WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
-             AND (o.lsn, o.tx_index) > (me.lsn, me.tx_index)
-             AND o.state = 'completed'
+             AND (o.lsn, o.tx_index) > (me.lsn, me.tx_index) AND o.called AND o.state = 'running'
+       ))::boolean AS later_runs,
+       (EXISTS (
+           SELECT FROM weir.ordered_job o
+           WHERE o.observer = me.observer AND o.entity = me.entity AND o.entity_id = me.entity_id
+             AND (o.lsn, o.tx_index) > (me.lsn, me.tx_index) AND o.state = 'completed'
        ))::boolean AS overtaken
 FROM (
     SELECT $1::text AS observer, $2::text AS entity, $3::text AS entity_id, '0/0'::pg_lsn + $4::bigint AS lsn,
@@ -120,11 +161,14 @@ type FirstInLineParams struct {
 
 type FirstInLineRow struct {
 	Waits     bool
+	LaterRuns bool
 	Overtaken bool
 }
 
-// FirstInLine says of a delivery that keeps an order whether an earlier one of its sequence has to be waited for, and whether a
-// later one has been delivered already. With skip_dead, dead letters are not waited for.
+// Each question names the state that it asks for, as the indexes do: there is one for pending, called, dead and completed.
+// FirstInLine says of a delivery that keeps an order whether an earlier one of its sequence has to be waited for, whether a later
+// one is being worked (it had been given up, or cancelled, when that began), and whether a later one has been delivered already.
+// With skip_dead, dead letters are not waited for.
 func (q *Queries) FirstInLine(ctx context.Context, db DBTX, arg FirstInLineParams) (FirstInLineRow, error) {
 	row := db.QueryRow(ctx, firstInLine,
 		arg.Observer,
@@ -135,16 +179,27 @@ func (q *Queries) FirstInLine(ctx context.Context, db DBTX, arg FirstInLineParam
 		arg.SkipDead,
 	)
 	var i FirstInLineRow
-	err := row.Scan(&i.Waits, &i.Overtaken)
+	err := row.Scan(&i.Waits, &i.LaterRuns, &i.Overtaken)
 	return i, err
 }
 
 const firstOfSequence = `-- name: FirstOfSequence :one
-SELECT o.id, o.state::text AS state, o.dead
-FROM weir.ordered_job o
-WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text
-  AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT $4::boolean))
-ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index, o.id
+SELECT f.id, f.state::text AS state, f.dead
+FROM (
+    (SELECT o.id, o.queue, o.state, o.created_at, o.observer, o.entity, o.entity_id, o.lsn, o.tx_index, o.called, o.dead FROM weir.ordered_job o
+     WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text AND o.called
+     ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index LIMIT 1)
+    UNION ALL
+    (SELECT o.id, o.queue, o.state, o.created_at, o.observer, o.entity, o.entity_id, o.lsn, o.tx_index, o.called, o.dead FROM weir.ordered_job o
+     WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text AND o.state = 'pending'
+     ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index LIMIT 1)
+    UNION ALL
+    (SELECT o.id, o.queue, o.state, o.created_at, o.observer, o.entity, o.entity_id, o.lsn, o.tx_index, o.called, o.dead FROM weir.ordered_job o
+     WHERE o.observer = $1::text AND o.entity = $2::text AND o.entity_id = $3::text AND o.dead
+       AND NOT $4::boolean
+     ORDER BY o.observer, o.entity, o.entity_id, o.lsn, o.tx_index LIMIT 1)
+) f
+ORDER BY f.lsn, f.tx_index, f.id
 LIMIT 1
 `
 
@@ -181,10 +236,17 @@ FROM (
     SELECT unnest($1::text[]) AS observer, unnest($2::text[]) AS entity, unnest($3::text[]) AS entity_id,
            unnest($4::boolean[]) AS skip_dead
 ) k
-WHERE EXISTS (
-    SELECT FROM weir.ordered_job o
-    WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id
-      AND o.state <> 'completed' AND (o.unfinished OR (o.dead AND NOT k.skip_dead)))
+CROSS JOIN LATERAL (
+    (SELECT 1 FROM weir.ordered_job o
+     WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.called LIMIT 1)
+    UNION ALL
+    (SELECT 1 FROM weir.ordered_job o
+     WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.state = 'pending' LIMIT 1)
+    UNION ALL
+    (SELECT 1 FROM weir.ordered_job o
+     WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.dead AND NOT k.skip_dead LIMIT 1)
+    LIMIT 1
+) AS something
 `
 
 type HeldSequencesParams struct {
@@ -201,7 +263,7 @@ type HeldSequencesRow struct {
 }
 
 // HeldSequences are, of those named (the arrays are parallel), the sequences that hold something which later deliveries have to
-// wait for.
+// wait for. LATERAL, since EXISTS may be answered by reading all there is, once.
 func (q *Queries) HeldSequences(ctx context.Context, db DBTX, arg HeldSequencesParams) ([]HeldSequencesRow, error) {
 	rows, err := db.Query(ctx, heldSequences,
 		arg.Observers,
@@ -235,10 +297,14 @@ WHERE id IN (
     FROM (
         SELECT unnest($1::text[]) AS observer, unnest($2::text[]) AS entity, unnest($3::text[]) AS entity_id
     ) k
-    JOIN weir.ordered_job o ON o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id
-    JOIN weir.river_job j ON j.id = o.id AND j.state = 'pending'
-    WHERE o.state <> 'completed' AND o.state = 'pending' AND o.created_at <= now() - $4::interval
-    LIMIT $5::integer
+    CROSS JOIN LATERAL (
+        SELECT o.id, o.created_at FROM weir.ordered_job o
+        WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.state = 'pending'
+        LIMIT $4::integer
+    ) waiting
+    JOIN weir.river_job j ON j.id = waiting.id AND j.state = 'pending'
+    WHERE waiting.created_at <= now() - $5::interval
+    LIMIT $4::integer
     FOR UPDATE OF j SKIP LOCKED)
 RETURNING queue
 `
@@ -247,8 +313,8 @@ type LetGoParams struct {
 	Observers []string
 	Entities  []string
 	EntityIDs []string
-	Age       time.Duration
 	MaxRows   int32
+	Age       time.Duration
 }
 
 // LetGo makes everything available that waits for its turn in the sequences named (the arrays are parallel) and is older than
@@ -258,8 +324,8 @@ func (q *Queries) LetGo(ctx context.Context, db DBTX, arg LetGoParams) ([]string
 		arg.Observers,
 		arg.Entities,
 		arg.EntityIDs,
-		arg.Age,
 		arg.MaxRows,
+		arg.Age,
 	)
 	if err != nil {
 		return nil, err
@@ -279,11 +345,51 @@ func (q *Queries) LetGo(ctx context.Context, db DBTX, arg LetGoParams) ([]string
 	return items, nil
 }
 
+const markOvertaken = `-- name: MarkOvertaken :exec
+UPDATE weir.river_job
+SET metadata = metadata || '{"weir_overtaken": true}'
+WHERE id IN (
+    SELECT j.id
+    FROM (
+        SELECT unnest($1::text[]) AS observer, unnest($2::text[]) AS entity, unnest($3::text[]) AS entity_id,
+               '0/0'::pg_lsn + unnest($4::bigint[]) AS lsn, unnest($5::bigint[]) AS tx_index
+    ) k
+    CROSS JOIN LATERAL (
+        SELECT o.id FROM weir.ordered_job o
+        WHERE o.observer = k.observer AND o.entity = k.entity AND o.entity_id = k.entity_id AND o.dead
+          AND (o.lsn, o.tx_index) < (k.lsn, k.tx_index)
+        OFFSET 0
+    ) earlier
+    JOIN weir.river_job j ON j.id = earlier.id AND NOT j.metadata ? 'weir_overtaken'
+    FOR UPDATE OF j)
+`
+
+type MarkOvertakenParams struct {
+	Observers []string
+	Entities  []string
+	EntityIDs []string
+	LSNs      []int64
+	TxIndexes []int64
+}
+
+// MarkOvertaken marks the dead letters that come before these positions of sequences (the arrays are parallel), of deliveries
+// that leave the table.
+func (q *Queries) MarkOvertaken(ctx context.Context, db DBTX, arg MarkOvertakenParams) error {
+	_, err := db.Exec(ctx, markOvertaken,
+		arg.Observers,
+		arg.Entities,
+		arg.EntityIDs,
+		arg.LSNs,
+		arg.TxIndexes,
+	)
+	return err
+}
+
 const sequencesAfter = `-- name: SequencesAfter :many
 WITH RECURSIVE found AS (
     (SELECT o.observer, o.entity, o.entity_id
      FROM weir.ordered_job o
-     WHERE (o.observer, o.entity, o.entity_id) > ($2::text, $3::text, $4::text) AND o.state <> 'completed'
+     WHERE (o.observer, o.entity, o.entity_id) > ($2::text, $3::text, $4::text) AND o.state = 'pending'
      ORDER BY o.observer, o.entity, o.entity_id
      LIMIT 1)
     UNION ALL
@@ -292,7 +398,7 @@ WITH RECURSIVE found AS (
     CROSS JOIN LATERAL (
         SELECT o.observer, o.entity, o.entity_id
         FROM weir.ordered_job o
-        WHERE (o.observer, o.entity, o.entity_id) > (f.observer, f.entity, f.entity_id) AND o.state <> 'completed'
+        WHERE (o.observer, o.entity, o.entity_id) > (f.observer, f.entity, f.entity_id) AND o.state = 'pending'
         ORDER BY o.observer, o.entity, o.entity_id
         LIMIT 1
     ) n
@@ -313,7 +419,7 @@ type SequencesAfterRow struct {
 	EntityID string
 }
 
-// SequencesAfter is a page of the sequences that hold a job which is not completed, from the one after that named on. It leaps
+// SequencesAfter is a page of the sequences in which something waits for its turn, from the one after that named on. It leaps
 // from one to the next in the index.
 func (q *Queries) SequencesAfter(ctx context.Context, db DBTX, arg SequencesAfterParams) ([]SequencesAfterRow, error) {
 	rows, err := db.Query(ctx, sequencesAfter,
@@ -342,13 +448,16 @@ func (q *Queries) SequencesAfter(ctx context.Context, db DBTX, arg SequencesAfte
 
 const waitInLine = `-- name: WaitInLine :one
 UPDATE weir.river_job
-SET id = nextval('weir.river_job_id_seq'), state = 'pending', attempt = greatest(attempt - 1, 0)
+SET id = nextval('weir.river_job_id_seq'), attempt = greatest(attempt - 1, 0),
+    state = (CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled' ELSE 'pending' END)::weir.river_job_state,
+    finalized_at = CASE WHEN metadata ? 'cancel_attempted_at' THEN now() END
 WHERE id = $1 AND state = 'running'
 RETURNING id
 `
 
 // WaitInLine puts a running job back to wait for its turn and gives the attempt back. It gets a new id, so that whatever River
-// still concludes about this attempt finds no such job: by then it may run again elsewhere.
+// still concludes about this attempt finds no such job: by then it may run again elsewhere. One that a person has cancelled
+// meanwhile is cancelled, as River would have concluded.
 func (q *Queries) WaitInLine(ctx context.Context, db DBTX, id int64) (int64, error) {
 	row := db.QueryRow(ctx, waitInLine, id)
 	var id_2 int64

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -16,8 +17,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
 
 	"github.com/fraiseql/weir/internal/config"
+	"github.com/fraiseql/weir/internal/ops"
 	"github.com/fraiseql/weir/internal/store"
 	"github.com/fraiseql/weir/internal/worker"
 )
@@ -171,6 +174,11 @@ func writeSequences(ctx context.Context, url string, entities, events int) error
 	return nil
 }
 
+// client is one that only acts on jobs, as River UI's does.
+func client(pool *pgxpool.Pool) (*river.Client[pgx.Tx], error) {
+	return river.NewClient(riverpgxv5.New(pool), &river.Config{Schema: "weir"})
+}
+
 // pressRetry does what River UI's button does, to waiting and finished jobs, until the context ends.
 func pressRetry(ctx context.Context, url string) (pressed int, err error) {
 	pool, err := pgxpool.New(context.WithoutCancel(ctx), url)
@@ -178,7 +186,7 @@ func pressRetry(ctx context.Context, url string) (pressed int, err error) {
 		return 0, err
 	}
 	defer pool.Close()
-	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{Schema: "weir"})
+	client, err := client(pool)
 	if err != nil {
 		return 0, err
 	}
@@ -293,6 +301,83 @@ func TestOrderWithoutADeadLetter(t *testing.T) {
 			r.await("the late one", func() bool { return r.jobs("state = 'completed'") == "3" })
 			if got := rc.paths(); got != "/1 /2 /3 /1" {
 				t.Errorf("requests: %s", got)
+			}
+		})
+	}
+}
+
+type button func(*river.Client[pgx.Tx], context.Context, int64) (*rivertype.JobRow, error)
+
+var (
+	retryButton  button = (*river.Client[pgx.Tx]).JobRetry
+	cancelButton button = (*river.Client[pgx.Tx]).JobCancel
+)
+
+// press does what River UI's buttons do with the one delivery that the condition holds for.
+func (r *rig) press(t *testing.T, button button, where string) {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	client, err := client(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var id int64
+	if err := pool.QueryRow(t.Context(), "SELECT id FROM job WHERE "+where).Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := button(client, t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What was cancelled while it waited to be tried again, and is retried while the next one is under way, waits for what comes of
+// that one: delivered, it has overtaken the other; failed, it comes after it.
+func TestOrderRetriedWhileTheNextRuns(t *testing.T) {
+	t.Parallel()
+	for name, status := range map[string]int{"delivered": http.StatusOK, "failed": http.StatusInternalServerError} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			proceed := make(chan struct{})
+			var ones, twos atomic.Int32
+			rc := newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
+				switch {
+				case req.URL.Path == "/1" && ones.Add(1) == 1:
+					w.WriteHeader(http.StatusInternalServerError)
+				case req.URL.Path == "/2" && twos.Add(1) == 1:
+					<-proceed
+					w.WriteHeader(status)
+				}
+			})
+			release := sync.OnceFunc(func() { close(proceed) })
+			defer release()
+			r.started(strings.ReplaceAll(orderTo(rc, ""), "initial_delay: 50ms, max_attempts: 2", "initial_delay: 1h, max_attempts: 9"))
+			r.entity(1, `{"n": 1}`)
+			r.await("the first has failed", func() bool { return r.jobs("state = 'retryable'") == "1" })
+			r.entity(1, `{"n": 2}`)
+			r.await("the second waits", func() bool { return r.jobs("state = 'pending'") == "1" })
+			r.press(t, cancelButton, "state = 'retryable'")
+			r.await("the second is under way", func() bool { return twos.Load() == 1 })
+			r.press(t, retryButton, "state = 'cancelled'")
+			r.await("the first is put off, or sent", func() bool {
+				return r.jobs("(metadata->>'snoozes')::int > 0") == "1" || ones.Load() > 1
+			})
+			release()
+			want := "/1 /2"
+			if name == "failed" {
+				want = "/1 /2 /1 /2"
+				r.await("the first", func() bool { return r.jobs("state = 'completed'") == "1" })
+				r.press(t, retryButton, "state = 'retryable'")
+				r.await("both", func() bool { return r.jobs("state = 'completed'") == "2" })
+			} else {
+				r.await("the first is late", func() bool { return r.jobs("metadata->>'weir_dead_letter' = 'overtaken'") == "1" })
+			}
+			if got := rc.paths(); got != want {
+				t.Errorf("requests: %s, want %s", got, want)
 			}
 		})
 	}
@@ -431,6 +516,203 @@ func TestOrderBehindAConditionThatFailed(t *testing.T) {
 		return r.jobs("kind = 'weir_webhook' AND state = 'completed'") == "3"
 	})
 	if got := rc.paths(); got != "/1 /2 /3" {
+		t.Errorf("requests: %s", got)
+	}
+}
+
+// A click on Retry for a condition that was mended does not send what has been overtaken meanwhile; weir dlq retry does.
+func TestOrderOfAConditionThatWasSkipped(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, nil)
+	text := orderTo(rc, "    on_dead_letter: skip\n    condition: m > 0")
+	run := r.started(text)
+	r.entity(1, `{"n": 1}`)
+	r.await("the dead letter", func() bool { return r.jobs(deadLetter) == "1" })
+	r.entity(1, `{"n": 2, "m": 1}`)
+	r.await("the second", func() bool { return r.jobs("state = 'completed'") == "1" })
+	run.stop(t)
+	r.started(strings.ReplaceAll(text, "condition: m > 0", "condition: n > 0"))
+	r.press(t, retryButton, deadLetter)
+	r.await("a delivery", func() bool {
+		return r.jobs("kind = 'weir_webhook' AND state IN ('completed', 'cancelled')") == "2"
+	})
+	if got := rc.paths(); got != "/2" {
+		t.Errorf("requests: %s", got)
+	}
+	r.retryDeadLetters(t)
+	r.await("it", func() bool { return r.jobs("kind = 'weir_webhook' AND state = 'completed'") == "2" })
+}
+
+// TestOrderWhileAPersonPresses has somebody press Retry and Cancel on whatever there is, on two workers. Nothing is sent after, or
+// beside, a later event that was delivered, and what was not delivered is there for a person to see.
+func TestOrderWhileAPersonPresses(t *testing.T) {
+	t.Parallel()
+	const entities, events = 20, 15
+	for _, mode := range []string{"block", "skip"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			var mu sync.Mutex // guards the rest
+			var bad []string
+			delivered, open := map[string]int{}, map[string]map[int]context.Context{}
+			rc := newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
+				entity, number, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
+				n, _ := strconv.Atoi(number)
+				mu.Lock()
+				defer mu.Unlock()
+				if n < delivered[entity] { // a repeat is none
+
+					bad = append(bad, fmt.Sprintf("entity %s: event %d after %d", entity, n, delivered[entity]))
+				}
+				for later, ctx := range open[entity] {
+					if later > n && ctx.Err() == nil {
+						bad = append(bad, fmt.Sprintf("entity %s: event %d beside %d", entity, n, later))
+					}
+				}
+				if open[entity] == nil {
+					open[entity] = map[int]context.Context{}
+				}
+				open[entity][n] = req.Context()
+				mu.Unlock()
+				time.Sleep(time.Duration(rand.IntN(250)) * time.Millisecond) // at random
+				mu.Lock()
+				delete(open[entity], n)
+				switch {
+				case req.Context().Err() != nil: // cancelled on the way
+				case rand.IntN(8) == 0:
+					w.WriteHeader(http.StatusInternalServerError)
+				default:
+					delivered[entity] = max(delivered[entity], n)
+				}
+			})
+			text := fmt.Sprintf(inOrder, rc.URL)
+			text = strings.ReplaceAll(text, "max_attempts: 100", "max_attempts: 3")
+			text = strings.ReplaceAll(text, "ordering: entity", "ordering: entity\n    on_dead_letter: "+mode)
+			r.started(text)
+			r.started(text)
+			ctx, cancel := context.WithCancel(t.Context())
+			pressing := make(chan error, 1)
+			go func() { pressing <- pressAnything(ctx, r.url) }()
+			if err := writeSequences(t.Context(), r.url, entities, events); err != nil {
+				t.Error(err)
+			}
+			r.await("all jobs", func() bool { return r.jobs("true") == strconv.Itoa(entities*events) })
+			time.Sleep(3 * time.Second) // of pressing, at random
+			cancel()
+			if err := <-pressing; err != nil {
+				t.Error(err)
+			}
+			r.await("all ended", func() bool {
+				if r.jobs(deadLetter+" AND metadata->>'weir_dead_letter' IS DISTINCT FROM 'overtaken'") != "0" && mode == "block" {
+					r.exec("UPDATE weir.river_job SET state = 'available', finalized_at = NULL, attempt = 0 WHERE " + deadLetter)
+				}
+				return r.jobs("finalized_at IS NULL") == "0"
+			})
+			if got := r.jobs("true"); got != strconv.Itoa(entities*events) {
+				t.Errorf("%s jobs", got)
+			}
+			if len(bad) > 0 {
+				t.Errorf("%d requests out of order, the first: %s", len(bad), bad[0])
+			}
+			t.Logf("%d requests; completed %s, overtaken %s, cancelled %s", len(rc.seen()), r.jobs("state = 'completed'"),
+				r.jobs("metadata->>'weir_dead_letter' = 'overtaken'"), r.jobs("state = 'cancelled' AND NOT metadata ? 'weir_dead_letter'"))
+		})
+	}
+}
+
+// pressAnything presses Retry, and now and then Cancel, until the context ends.
+func pressAnything(ctx context.Context, url string) error {
+	pool, err := pgxpool.New(context.WithoutCancel(ctx), url)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	client, err := client(pool)
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		var id int64
+		var running bool
+		err := pool.QueryRow(ctx, `SELECT id, state = 'running' FROM weir.river_job WHERE kind = 'weir_webhook'
+			ORDER BY state = 'completed', random() LIMIT 1`).Scan(&id, &running)
+		if err == nil {
+			if !running && rand.IntN(3) == 0 { // a receiver does not always notice that it was hung up on
+				_, err = client.JobCancel(ctx, id)
+			} else {
+				_, err = client.JobRetry(ctx, id)
+			}
+		}
+		if err != nil && ctx.Err() == nil && !errors.Is(err, pgx.ErrNoRows) && !errors.Is(err, rivertype.ErrNotFound) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// After weir adopt the positions may be lower than those of what was there before: that keeps its order, and comes first.
+func TestOrderAcrossAnAdoption(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path != "/1" {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	text := strings.ReplaceAll(orderTo(rc, ""), "initial_delay: 50ms, max_attempts: 2", "initial_delay: 1h, max_attempts: 9")
+	run := r.started(text)
+	r.entity(1, `{"n": 1}`)
+	r.await("the first", func() bool { return r.jobs("state = 'completed'") == "1" })
+	r.entity(1, `{"n": 2}`)
+	r.entity(1, `{"n": 3}`)
+	r.await("the second has failed, the third waits", func() bool {
+		return r.jobs("state = 'retryable'") == "1" && r.jobs("state = 'pending'") == "1"
+	})
+	run.stop(t)
+	r.exec("UPDATE weir.checkpoint SET system_identifier = '1'")
+	r.exec(`UPDATE weir.river_job SET args = jsonb_set(args, '{lsn}', to_jsonb(('FFFF/0'::pg_lsn + ((args->>'lsn')::pg_lsn - '0/0'))::text))
+		WHERE args ? 'lsn'`)
+	r.adopt(t, ops.KeepUnfinished)
+	rc.behave(nil)
+	r.started(text)
+	r.entity(1, `{"n": 4}`)
+	r.await("the fourth", func() bool { return r.jobs("true") == "4" })
+	r.press(t, retryButton, "state = 'retryable'")
+	r.await("all, or a dead letter", func() bool { return r.jobs("state IN ('completed', 'cancelled')") == "4" })
+	if got := rc.paths(); got != "/1 /2 /2 /3 /4" {
+		t.Errorf("requests: %s", got)
+	}
+}
+
+// What waits moves with the first to the queue of a new place: called one by one, each would have to be found there first.
+func TestOrderMovesToANewPlace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	down := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	up := newReceiver(t, nil)
+	slowly := func(rc *receiver) string {
+		return strings.ReplaceAll(orderTo(rc, ""), "initial_delay: 50ms, max_attempts: 2", "initial_delay: 1h, max_attempts: 9")
+	}
+	run := r.started(slowly(down))
+	for n := range 10 {
+		r.entity(1, fmt.Sprintf(`{"n": %d}`, n))
+	}
+	r.await("the others wait", func() bool {
+		return r.jobs("state = 'retryable'") == "1" && r.jobs("state = 'pending'") == "9"
+	})
+	run.stop(t)
+	r.started(slowly(up))
+	r.awaitFor(15*time.Second, "one queue, another one", func() bool {
+		return r.jobs("jsonb_array_length(metadata->'weir_moved_from') = 1") == "10"
+	})
+	r.press(t, retryButton, "state = 'retryable'")
+	r.await("all", func() bool { return r.jobs("state = 'completed'") == "10" })
+	if got := up.paths(); got != "/0 /1 /2 /3 /4 /5 /6 /7 /8 /9" {
 		t.Errorf("requests: %s", got)
 	}
 }
