@@ -186,7 +186,8 @@ func markOvertaken(ctx context.Context, tx pgx.Tx, moved []store.TakeCompletedRo
 	}
 	var p store.MarkOvertakenParams
 	for s, a := range last {
-		p.Observers, p.Entities, p.EntityIDs = append(p.Observers, s.observer), append(p.Entities, s.entity), append(p.EntityIDs, s.entityID)
+		p.Observers, p.Entities = append(p.Observers, s.observer), append(p.Entities, s.entity)
+		p.EntityIDs = append(p.EntityIDs, s.entityID)
 		p.LSNs, p.TxIndexes = append(p.LSNs, int64(a.LSN)), append(p.TxIndexes, a.TxIndex)
 	}
 	if err := store.New().MarkOvertaken(ctx, tx, p); err != nil {
@@ -318,7 +319,7 @@ func (t *turns) sweep(ctx context.Context) (done bool, err error) {
 	// A delivery of an unknown observer dies when it is an hour old, also one that waits for its turn.
 	moreFree, freeErr := t.letGo(ctx, free, 0)
 	moreUnknown, unknownErr := t.letGo(ctx, unknown, unknownGrace)
-	if err = errors.Join(err, freeErr, unknownErr); err != nil {
+	if err := errors.Join(err, freeErr, unknownErr); err != nil {
 		return false, err
 	}
 	if moreFree || moreUnknown {

@@ -555,25 +555,24 @@ func TestOrderWhileAPersonPresses(t *testing.T) {
 			r := newRig(t)
 			var mu sync.Mutex // guards the rest
 			var bad []string
-			delivered, open := map[string]int{}, map[string]map[int]context.Context{}
+			delivered, open := map[string]int{}, map[string]map[int]*http.Request{}
 			rc := newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
 				entity, number, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
 				n, _ := strconv.Atoi(number)
 				mu.Lock()
 				defer mu.Unlock()
 				if n < delivered[entity] { // a repeat is none
-
 					bad = append(bad, fmt.Sprintf("entity %s: event %d after %d", entity, n, delivered[entity]))
 				}
-				for later, ctx := range open[entity] {
-					if later > n && ctx.Err() == nil {
+				for later, other := range open[entity] {
+					if later > n && other.Context().Err() == nil {
 						bad = append(bad, fmt.Sprintf("entity %s: event %d beside %d", entity, n, later))
 					}
 				}
 				if open[entity] == nil {
-					open[entity] = map[int]context.Context{}
+					open[entity] = map[int]*http.Request{}
 				}
-				open[entity][n] = req.Context()
+				open[entity][n] = req
 				mu.Unlock()
 				time.Sleep(time.Duration(rand.IntN(250)) * time.Millisecond) // at random
 				mu.Lock()
