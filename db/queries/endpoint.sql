@@ -77,12 +77,21 @@ WHERE observer = @observer AND action = @action AND target = coalesce(sqlc.narg(
 
 -- name: ReserveCalls :one
 -- ReserveCalls reserves the next moments for calls under a rate limit: so many, gap seconds apart. It returns the first of
--- them, and the clock that it is on. A limit that was changed holds for what lies ahead, too: the calls that are reserved keep
--- their number and get the new distance. What lies further ahead than workers can have reserved comes from a clock that jumped.
+-- them, and the clock that it is on. One that lies further ahead than so many seconds is not reserved: whoever waits for it asks
+-- again when it is nearer. A limit that was changed holds for what lies ahead, too: the calls that are reserved keep their number
+-- and get the new distance. What lies further ahead than workers can have reserved comes from a clock that jumped.
 UPDATE weir.endpoint e
-SET rate_gap = ask.gap, updated_at = ask.now,
-    rate_next = ask.now + make_interval(secs => ask.gap * ask.calls + least(greatest(60, 100 * ask.gap), coalesce(
-        greatest(0, extract(epoch FROM e.rate_next - ask.now)::float8) * ask.gap / e.rate_gap, 0)))
-FROM (SELECT @name::text AS name, @gap::float8 AS gap, @calls::integer AS calls, clock_timestamp() AS now) ask
-WHERE e.name = ask.name
-RETURNING (e.rate_next - make_interval(secs => ask.gap * ask.calls))::timestamptz AS first, ask.now::timestamptz AS now;
+SET rate_gap = turn.gap, updated_at = turn.now,
+    rate_next = turn.now + make_interval(secs => turn.wait + turn.gap * turn.calls * (turn.wait <= turn.ahead)::integer)
+FROM (
+    SELECT l.name, ask.*, coalesce(ask.gap / l.rate_gap * least(ask.ahead + 1 + l.rate_gap, greatest(0,
+           extract(epoch FROM l.rate_next - ask.now)::float8)), 0)::float8 AS wait
+    FROM weir.endpoint l CROSS JOIN (
+        SELECT @gap::float8 AS gap, @calls::integer AS calls, @ahead::float8 AS ahead, clock_timestamp() AS now
+    ) ask
+    WHERE l.name = @name::text
+    FOR UPDATE OF l
+) turn
+WHERE e.name = turn.name
+RETURNING (turn.now + make_interval(secs => turn.wait))::timestamptz AS first, turn.now::timestamptz AS now,
+    (turn.wait <= turn.ahead)::boolean AS reserved;
