@@ -18,6 +18,13 @@ ORDER BY 1, 2;
 INSERT INTO weir.endpoint (name) SELECT unnest(@names::text[])
 ON CONFLICT (name) DO NOTHING;
 
+-- name: ForgetEndpoints :many
+-- ForgetEndpoints removes the rows of endpoints that are not configured any more and that no worker has touched for an hour: one
+-- that does know such an endpoint makes a new row. What a person keeps open stays.
+DELETE FROM weir.endpoint
+WHERE NOT name = ANY(@configured::text[]) AND updated_at < now() - interval '1 h' AND NOT (state = 'open' AND manual)
+RETURNING name;
+
 -- name: TripBreaker :execrows
 -- TripBreaker opens a closed breaker. One that is not closed any more is left as it is.
 UPDATE weir.endpoint

@@ -153,6 +153,34 @@ func (q *Queries) FollowEndpoints(ctx context.Context, db DBTX) ([]FollowEndpoin
 	return items, nil
 }
 
+const forgetEndpoints = `-- name: ForgetEndpoints :many
+DELETE FROM weir.endpoint
+WHERE NOT name = ANY($1::text[]) AND updated_at < now() - interval '1 h' AND NOT (state = 'open' AND manual)
+RETURNING name
+`
+
+// ForgetEndpoints removes the rows of endpoints that are not configured any more and that no worker has touched for an hour: one
+// that does know such an endpoint makes a new row. What a person keeps open stays.
+func (q *Queries) ForgetEndpoints(ctx context.Context, db DBTX, configured []string) ([]string, error) {
+	rows, err := db.Query(ctx, forgetEndpoints, configured)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		items = append(items, name)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const openBreaker = `-- name: OpenBreaker :execrows
 UPDATE weir.endpoint
 SET state = 'open', reason = $1,
