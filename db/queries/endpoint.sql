@@ -18,6 +18,13 @@ ORDER BY 1, 2;
 INSERT INTO weir.endpoint (name) SELECT unnest(@names::text[])
 ON CONFLICT (name) DO NOTHING;
 
+-- name: ForgetEndpoints :many
+-- ForgetEndpoints removes the rows of endpoints that are not configured any more and that no worker has touched for an hour: one
+-- that does know such an endpoint makes a new row. What a person keeps open stays.
+DELETE FROM weir.endpoint
+WHERE NOT name = ANY(@configured::text[]) AND updated_at < now() - interval '1 h' AND NOT (state = 'open' AND manual)
+RETURNING name;
+
 -- name: TripBreaker :execrows
 -- TripBreaker opens a closed breaker. One that is not closed any more is left as it is.
 UPDATE weir.endpoint
@@ -77,12 +84,21 @@ WHERE observer = @observer AND action = @action AND target = coalesce(sqlc.narg(
 
 -- name: ReserveCalls :one
 -- ReserveCalls reserves the next moments for calls under a rate limit: so many, gap seconds apart. It returns the first of
--- them, and the clock that it is on. A limit that was changed holds for what lies ahead, too: the calls that are reserved keep
--- their number and get the new distance. What lies further ahead than workers can have reserved comes from a clock that jumped.
+-- them, and the clock that it is on. One that lies further ahead than so many seconds is not reserved: whoever waits for it asks
+-- again when it is nearer. A limit that was changed holds for what lies ahead, too: the calls that are reserved keep their number
+-- and get the new distance. What lies further ahead than workers can have reserved comes from a clock that jumped.
 UPDATE weir.endpoint e
-SET rate_gap = ask.gap, updated_at = ask.now,
-    rate_next = ask.now + make_interval(secs => ask.gap * ask.calls + least(greatest(60, 100 * ask.gap), coalesce(
-        greatest(0, extract(epoch FROM e.rate_next - ask.now)::float8) * ask.gap / e.rate_gap, 0)))
-FROM (SELECT @name::text AS name, @gap::float8 AS gap, @calls::integer AS calls, clock_timestamp() AS now) ask
-WHERE e.name = ask.name
-RETURNING (e.rate_next - make_interval(secs => ask.gap * ask.calls))::timestamptz AS first, ask.now::timestamptz AS now;
+SET rate_gap = turn.gap, updated_at = turn.now,
+    rate_next = turn.now + make_interval(secs => turn.wait + turn.gap * turn.calls * (turn.wait <= turn.ahead)::integer)
+FROM (
+    SELECT l.name, ask.*, coalesce(ask.gap / l.rate_gap * least(ask.ahead + 1 + l.rate_gap, greatest(0,
+           extract(epoch FROM l.rate_next - ask.now)::float8)), 0)::float8 AS wait
+    FROM weir.endpoint l CROSS JOIN (
+        SELECT @gap::float8 AS gap, @calls::integer AS calls, @ahead::float8 AS ahead, clock_timestamp() AS now
+    ) ask
+    WHERE l.name = @name::text
+    FOR UPDATE OF l
+) turn
+WHERE e.name = turn.name
+RETURNING (turn.now + make_interval(secs => turn.wait))::timestamptz AS first, turn.now::timestamptz AS now,
+    (turn.wait <= turn.ahead)::boolean AS reserved;

@@ -24,9 +24,10 @@
 //
 // rate_next in the row is the next moment that nobody has reserved. A worker that has deliveries waiting moves it forward by a
 // slice, a quarter of a second's worth, and hands the moments in between to its deliveries in the order in which they came. So
-// the limit holds over all workers; one that dies loses a slice at the most, and those that are busy share evenly. Moments are
-// the database's; they are converted by what its clock said in the same call. While the database is away nothing is reserved
-// and nothing is called.
+// the limit holds over all workers; one that dies loses a slice at the most, and those that are busy share evenly. What lies more
+// than 5 s ahead cannot be reserved: under a low limit, where a slice is one call, whoever stops or dies would take along minutes
+// in which nobody calls. Moments are the database's; they are converted by what its clock said in the same call. While the
+// database is away nothing is reserved and nothing is called.
 //
 // # Gone
 //

@@ -250,11 +250,13 @@ func (p *Panel) Degraded() []string {
 }
 
 func (p *Panel) reserver(name string) reserve {
-	return func(ctx context.Context, gap time.Duration, calls int) (time.Time, error) {
-		r, err := store.New().ReserveCalls(ctx, p.db, store.ReserveCallsParams{Name: name, Gap: gap.Seconds(), Calls: int32(calls)})
+	return func(ctx context.Context, gap time.Duration, calls int) (time.Time, bool, error) {
+		r, err := store.New().ReserveCalls(ctx, p.db, store.ReserveCallsParams{
+			Name: name, Gap: gap.Seconds(), Calls: int32(calls), Ahead: ahead.Seconds(),
+		})
 		if err != nil {
-			return time.Time{}, fmt.Errorf("reserve calls to endpoint %s: %w", name, err)
+			return time.Time{}, false, fmt.Errorf("reserve calls to endpoint %s: %w", name, err)
 		}
-		return time.Now().Add(r.First.Sub(r.Now)), nil
+		return time.Now().Add(r.First.Sub(r.Now)), r.Reserved, nil
 	}
 }

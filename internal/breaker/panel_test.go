@@ -343,11 +343,14 @@ func TestReservedMoments(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.seat("a", erp(quick))
-	reserve := func(gap float64, calls int32) (ahead time.Duration) {
+	reserve := func(gap float64, calls int32, reserved bool) (ahead time.Duration) {
 		t.Helper()
-		row, err := store.New().ReserveCalls(t.Context(), r.pool, store.ReserveCallsParams{Name: "erp", Gap: gap, Calls: calls})
+		row, err := store.New().ReserveCalls(t.Context(), r.pool, store.ReserveCallsParams{Name: "erp", Gap: gap, Calls: calls, Ahead: 8})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if row.Reserved != reserved {
+			t.Errorf("reserved: %t, want %t", row.Reserved, reserved)
 		}
 		return row.First.Sub(row.Now)
 	}
@@ -357,17 +360,18 @@ func TestReservedMoments(t *testing.T) {
 			t.Errorf("%s: %s ahead, want %s", what, got, want)
 		}
 	}
-	near("the first", reserve(3600, 1), 0)
-	near("the next", reserve(3600, 2), time.Hour)
-	near("of another rate", reserve(1, 4), 3*time.Second) // three calls are reserved, now a second apart
-	near("of that rate", reserve(1, 1), 7*time.Second)
-	if ahead := reserve(3600, 1).Round(time.Hour); ahead != 8*time.Hour {
-		t.Errorf("of the first rate: %s ahead, want 8h", ahead)
+	near("the first", reserve(3600, 1, true), 0)
+	near("the next", reserve(3600, 1, false), time.Hour)
+	near("the next, nobody having reserved it", reserve(3600, 1, false), time.Hour)
+	near("of another rate", reserve(1, 4, true), time.Second) // one call is reserved, now a second ago
+	near("of that rate", reserve(1, 1, true), 5*time.Second)
+	if ahead := reserve(3600, 1, false).Round(time.Hour); ahead != 6*time.Hour {
+		t.Errorf("of the first rate: %s ahead, want 6h", ahead)
 	}
 	r.exec("UPDATE weir.endpoint SET rate_next = now() + interval '1 year'")
-	near("after the clock has jumped", reserve(0.02, 1), time.Minute)
+	near("after the clock has jumped", reserve(3600, 1, false), time.Hour+9*time.Second)
 	r.exec("UPDATE weir.endpoint SET rate_next = now() - interval '1 year'")
-	near("after a pause", reserve(0.02, 1), 0)
+	near("after a pause", reserve(0.02, 1, true), 0)
 }
 
 // Many workers that reserve at once get every moment once.
@@ -381,7 +385,7 @@ func TestReservedMomentsAreDistinct(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 25 {
-				row, err := store.New().ReserveCalls(t.Context(), a.db, store.ReserveCallsParams{Name: "erp", Gap: 0.02, Calls: 3})
+				row, err := store.New().ReserveCalls(t.Context(), a.db, store.ReserveCallsParams{Name: "erp", Gap: 0.02, Calls: 3, Ahead: 60})
 				if err != nil {
 					t.Error(err)
 					return

@@ -15,10 +15,16 @@ import (
 const (
 	// slice is how much of the future is reserved at a time.
 	slice = 250 * time.Millisecond
+	// ahead is how far ahead a moment may lie to be reserved. What lies further is asked for again when it is nearer: a worker
+	// that stops or dies takes what it has reserved along, and under a low limit that would be minutes in which nobody calls.
+	ahead = 5 * time.Second
 	// lead is how long before the last reserved moment more are reserved: longer than the database takes to answer.
 	lead = 100 * time.Millisecond
-	// late is by how much a reserved moment may be missed and still be used; at a slower pace than that, by one gap.
-	late = 50 * time.Millisecond
+	// late is by how much a reserved moment may be missed and still be given to a call; at a slower pace than that, by one gap,
+	// but no longer than stale. A call that wakes later than stale does without its moment, too: its worker was stopped, and
+	// may have been declared dead.
+	late  = 50 * time.Millisecond
+	stale = time.Second
 	// reserveTime is how long the database may take, and reserveAgain when it is asked again.
 	reserveTime  = 2 * time.Second
 	reserveAgain = 500 * time.Millisecond
@@ -26,7 +32,8 @@ const (
 
 // limiter gives moments to calls, under the rate limit of an endpoint.
 type limiter struct {
-	// reserve reserves the next so many moments for this worker, a gap apart, and returns the first.
+	// reserve reserves the next so many moments for this worker, a gap apart, and returns the first; not ok: it lies too far
+	// ahead, and nothing is reserved.
 	reserve reserve
 	log     *slog.Logger
 
@@ -41,7 +48,7 @@ type limiter struct {
 	logged  string        // an error that was spoken of
 }
 
-type reserve func(ctx context.Context, gap time.Duration, calls int) (first time.Time, err error)
+type reserve func(ctx context.Context, gap time.Duration, calls int) (first time.Time, ok bool, err error)
 
 func newLimiter(rate setting.Rate, log *slog.Logger, reserve reserve) *limiter {
 	return &limiter{rate: rate, log: log, reserve: reserve, turn: make(chan struct{}, 1), changed: make(chan struct{})}
@@ -81,7 +88,7 @@ func (l *limiter) wait(ctx context.Context) error {
 		case err != nil:
 			l.giveBack(moment, changed)
 			return err
-		default:
+		case time.Since(moment) <= stale:
 			return nil
 		}
 	}
@@ -118,7 +125,7 @@ func (l *limiter) take(now time.Time) (moment, again time.Time, changed chan str
 	}
 	for len(l.moments) > 0 {
 		moment, l.moments = l.moments[0], l.moments[1:]
-		if now.Sub(moment) <= max(late, l.rate.Gap()) {
+		if now.Sub(moment) <= max(late, min(l.rate.Gap(), stale)) {
 			return moment, moment, l.changed, true
 		}
 	}
@@ -134,10 +141,13 @@ func (l *limiter) more(ctx context.Context, changed chan struct{}) error {
 		return errRateChanged
 	}
 	calls := min(int(l.queue.Load()), max(1, int((slice+gap-1)/gap)))
-	first, err := l.reserveInTime(ctx, gap, calls)
+	first, ok, err := l.reserveInTime(ctx, gap, calls)
 	if err != nil {
 		l.say(err)
 		return sleep(ctx, time.Now().Add(reserveAgain), changed)
+	}
+	if !ok {
+		return sleep(ctx, first.Add(lead-ahead), changed)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -153,7 +163,7 @@ func (l *limiter) more(ctx context.Context, changed chan struct{}) error {
 }
 
 // reserveInTime asks the database. Whoever waits may have to go meanwhile: that is no reason to break a connection.
-func (l *limiter) reserveInTime(ctx context.Context, gap time.Duration, calls int) (time.Time, error) {
+func (l *limiter) reserveInTime(ctx context.Context, gap time.Duration, calls int) (time.Time, bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reserveTime)
 	defer cancel()
 	return l.reserve(ctx, gap, calls)

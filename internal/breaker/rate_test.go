@@ -29,22 +29,28 @@ type table struct {
 	slices []int
 	ahead  time.Duration // the most that lay between a reservation and its first moment
 	err    error
+
+	refused int // how often somebody asked too early
 }
 
-func (b *table) reserve(_ context.Context, gap time.Duration, n int) (time.Time, error) {
+func (b *table) reserve(_ context.Context, gap time.Duration, n int) (time.Time, bool, error) {
 	time.Sleep(2 * time.Millisecond)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err != nil {
-		return time.Time{}, b.err
+		return time.Time{}, false, b.err
 	}
 	first := time.Now()
 	if b.next.After(first) {
 		first = b.next
 	}
+	if time.Until(first) > ahead {
+		b.refused++
+		return first, false, nil
+	}
 	b.next = first.Add(time.Duration(n) * gap)
 	b.slices, b.ahead = append(b.slices, n), max(b.ahead, time.Until(first))
-	return first, nil
+	return first, true, nil
 }
 
 func (b *table) set(next time.Time, err error) {
@@ -109,6 +115,35 @@ func TestSlowRateReservesOneByOne(t *testing.T) {
 		at := callsOf(t, 4, b.limiter(t, "2/m"))
 		if at[3] < 90*time.Second || at[3] > 91*time.Second || slices.Max(b.slices) != 1 {
 			t.Errorf("four calls at 2/m came at %v, reserved by %v", at, b.slices)
+		}
+	})
+}
+
+// A worker that stops or dies while its deliveries wait takes nothing of a low limit along.
+func TestSlowRateIsNotTakenAlong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &table{}
+		a, c := b.limiter(t, "1/m"), b.limiter(t, "1/m")
+		callsOf(t, 1, a)
+		began := time.Now()
+		ctx, stop := context.WithCancel(t.Context())
+		var waiting sync.WaitGroup
+		for range 3 {
+			waiting.Go(func() { _ = a.wait(ctx) })
+		}
+		time.Sleep(30 * time.Second)
+		stop()
+		waiting.Wait()
+		at := callsOf(t, 2, c)
+		if first := at[0] + 30*time.Second; first > 61*time.Second {
+			t.Errorf("the next call was made after %s, want a minute", first)
+		}
+		if took := time.Since(began); took < 119*time.Second || took > 121*time.Second {
+			t.Errorf("two calls took %s, want two minutes", took)
+		}
+		if b.refused > 5 {
+			t.Errorf("asked %d times too early", b.refused)
 		}
 	})
 }

@@ -44,6 +44,9 @@ func (r *runner) admit(next step) step {
 		if err := pass.Wait(ctx, r.ending); err != nil {
 			return err
 		}
+		if r.panel.IsGone(act, target) { // since it waits
+			return action.Final(action.CodeGone, errGone)
+		}
 		d.began = time.Now()
 		err = next(ctx, d)
 		if verdict, why = d.verdict(err); verdict == breaker.Healthy && isGone(err) {

@@ -76,6 +76,7 @@ func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]
 		func() error { return h.move(ctx, *history.FinishedJobs) },
 		func() error { return h.dropPartitions(ctx, retention) },
 		func() error { return h.prune(ctx, history) },
+		func() error { return h.forgetEndpoints(ctx) },
 	} {
 		if h.queue.isEnding() {
 			err = errors.Join(err, errEnding)
@@ -147,6 +148,23 @@ func (h *housekeeper) prune(ctx context.Context, history index.Config) error {
 	_, err = store.New().PruneOutcomes(ctx, db, store.PruneOutcomesParams{Retention: retention, MaxRows: pruneBatch})
 	if err != nil {
 		return fmt.Errorf("remove old outcomes: %w", err)
+	}
+	return nil
+}
+
+// forgetEndpoints removes what people would look at in vain: an endpoint that was open when its name left the configuration would
+// stay so.
+func (h *housekeeper) forgetEndpoints(ctx context.Context) error {
+	configured := []string{}
+	for _, at := range *h.queue.producers.wanted.Load() {
+		configured = append(configured, at.name)
+	}
+	names, err := store.New().ForgetEndpoints(ctx, h.queue.runner.pool, configured)
+	if err != nil {
+		return fmt.Errorf("forget endpoints: %w", err)
+	}
+	if len(names) > 0 {
+		h.queue.log.Info("forgot endpoints that are not configured any more", "endpoints", names)
 	}
 	return nil
 }

@@ -276,3 +276,19 @@ func (r *rig) linesAre(want, sql string) {
 		r.t.Errorf("%s: got %s, want %s", sql, got, want)
 	}
 }
+
+// The circuit breakers of endpoints that are not configured any more are forgotten, unless a person keeps them open.
+func TestEndpointsAreForgotten(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	r.exec(`INSERT INTO weir.endpoint (name, state, open_until, manual, updated_at) VALUES
+		('log', 'closed', NULL, false, now() - interval '1 year'),
+		('renamed', 'open', now() - interval '2 h', false, now() - interval '2 h'),
+		('probed', 'half-open', NULL, false, now() - interval '2 h'),
+		('known to others', 'open', now(), false, now() - interval '50 min'),
+		('kept open', 'open', 'infinity', true, now() - interval '1 year')`)
+	r.keepHouse(month, time.Hour)
+	if left := strings.Join(r.lines("SELECT name FROM weir.endpoint ORDER BY name"), ", "); left != "kept open, known to others, log" {
+		t.Errorf("left are %s", left)
+	}
+}

@@ -18,7 +18,8 @@ import (
 const (
 	// changeWorkers is the concurrency of weir_change: it is the database's time that they take, and nobody waits.
 	changeWorkers = 2
-	// resizePatience is how long a queue of another concurrency is waited for, before others are looked at again.
+	// resizePatience is how long queues of another concurrency are waited for, all together, before others are looked at again.
+	// When a network fails they are many, and each has to be told at once that it is to fetch no more.
 	resizePatience = 50 * time.Millisecond
 	// orphanBatch is how many jobs of a queue without an endpoint are looked at, and moved, at a time.
 	orphanBatch = 2000
@@ -58,9 +59,9 @@ func (p *producers) first() map[string]river.QueueConfig {
 // again by the next call.
 func (p *producers) adjust(ctx context.Context, holding []string) (done bool, err error) {
 	done = true
-	target := p.target(holding)
+	target, patience := p.target(holding), time.Now().Add(resizePatience)
 	for _, name := range slices.Sorted(maps.Keys(target)) {
-		ok, err := p.give(ctx, name, target[name])
+		ok, err := p.give(ctx, name, target[name], max(time.Until(patience), time.Millisecond))
 		if err != nil {
 			return false, err
 		}
@@ -95,14 +96,14 @@ func (p *producers) target(holding []string) map[string]int {
 }
 
 // give gives a queue a producer of this concurrency, none for 0, and returns false while the one before has not ended.
-func (p *producers) give(ctx context.Context, name string, concurrency int) (done bool, err error) {
+func (p *producers) give(ctx context.Context, name string, concurrency int, patience time.Duration) (done bool, err error) {
 	have, served := p.served[name]
 	if served && have == concurrency && have != stopping || !served && concurrency == 0 {
 		return true, nil
 	}
 	if served {
 		p.served[name] = stopping // from the moment it is told to, also when waiting for it is given up
-		err := p.remove(ctx, name)
+		err := p.remove(ctx, name, patience)
 		if errors.Is(err, context.DeadlineExceeded) {
 			return false, nil
 		}
@@ -115,7 +116,7 @@ func (p *producers) give(ctx context.Context, name string, concurrency int) (don
 	}
 	if err := p.queues.Add(name, river.QueueConfig{MaxWorkers: concurrency}); err != nil {
 		// River keeps a producer that could not be started, and refuses another until it is removed.
-		_ = p.remove(context.WithoutCancel(ctx), name)
+		_ = p.remove(context.WithoutCancel(ctx), name, patience)
 		return false, fmt.Errorf("add queue %s: %w", name, err)
 	}
 	p.served[name] = concurrency
@@ -125,9 +126,9 @@ func (p *producers) give(ctx context.Context, name string, concurrency int) (don
 	return true, nil
 }
 
-// remove takes a queue's producer away, once its deliveries have ended.
-func (p *producers) remove(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, resizePatience)
+// remove takes a queue's producer away, once its deliveries have ended. From the moment it is called, it starts no others.
+func (p *producers) remove(ctx context.Context, name string, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err := p.queues.Remove(ctx, name)
 	var gone *river.QueueNotFoundError

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -76,5 +77,37 @@ func TestQueueThatIsStoppingIsServedAgain(t *testing.T) {
 			close(d.open)
 			r.await("both deliveries", `SELECT count(*) = 2 FROM weir.river_job WHERE kind = 'weir_log' AND state = 'completed'`)
 		})
+	}
+}
+
+// Of many queues that are to stop at once, as when a network fails, each is told at once: none waits for the deliveries of the
+// others to end.
+func TestManyQueuesStopAtOnce(t *testing.T) {
+	t.Parallel()
+	const queues = 40
+	var text strings.Builder
+	text.WriteString("o:\n  entity: Order\n  actions:\n")
+	configs := map[string]EndpointConfig{}
+	for i := range queues {
+		fmt.Fprintf(&text, "    - {type: log, name: a%d, endpoint: e%d}\n", i, i)
+		configs[fmt.Sprintf("e%d", i)] = EndpointConfig{Concurrency: 6}
+	}
+	r := newRig(t, text.String())
+	d := newDoor()
+	defer close(d.open)
+	set := d.set(t, text.String())
+	r.q.Swap(set, nil, index.Config{})
+	r.run()
+	r.swept()
+	r.commit(order(1, `{}`))
+	for range queues {
+		<-d.entered
+	}
+	r.q.Swap(set, configs, index.Config{})
+	r.swept()
+	r.commit(order(2, `{}`))
+	time.Sleep(200 * time.Millisecond)
+	if n := len(d.entered); n > 0 {
+		t.Errorf("%d of %d queues went on fetching", n, queues)
 	}
 }

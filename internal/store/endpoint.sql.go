@@ -153,6 +153,34 @@ func (q *Queries) FollowEndpoints(ctx context.Context, db DBTX) ([]FollowEndpoin
 	return items, nil
 }
 
+const forgetEndpoints = `-- name: ForgetEndpoints :many
+DELETE FROM weir.endpoint
+WHERE NOT name = ANY($1::text[]) AND updated_at < now() - interval '1 h' AND NOT (state = 'open' AND manual)
+RETURNING name
+`
+
+// ForgetEndpoints removes the rows of endpoints that are not configured any more and that no worker has touched for an hour: one
+// that does know such an endpoint makes a new row. What a person keeps open stays.
+func (q *Queries) ForgetEndpoints(ctx context.Context, db DBTX, configured []string) ([]string, error) {
+	rows, err := db.Query(ctx, forgetEndpoints, configured)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		items = append(items, name)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const openBreaker = `-- name: OpenBreaker :execrows
 UPDATE weir.endpoint
 SET state = 'open', reason = $1,
@@ -229,32 +257,48 @@ func (q *Queries) RemoveGone(ctx context.Context, db DBTX, arg RemoveGoneParams)
 
 const reserveCalls = `-- name: ReserveCalls :one
 UPDATE weir.endpoint e
-SET rate_gap = ask.gap, updated_at = ask.now,
-    rate_next = ask.now + make_interval(secs => ask.gap * ask.calls + least(greatest(60, 100 * ask.gap), coalesce(
-        greatest(0, extract(epoch FROM e.rate_next - ask.now)::float8) * ask.gap / e.rate_gap, 0)))
-FROM (SELECT $1::text AS name, $2::float8 AS gap, $3::integer AS calls, clock_timestamp() AS now) ask
-WHERE e.name = ask.name
-RETURNING (e.rate_next - make_interval(secs => ask.gap * ask.calls))::timestamptz AS first, ask.now::timestamptz AS now
+SET rate_gap = turn.gap, updated_at = turn.now,
+    rate_next = turn.now + make_interval(secs => turn.wait + turn.gap * turn.calls * (turn.wait <= turn.ahead)::integer)
+FROM (
+    SELECT l.name, ask.gap, ask.calls, ask.ahead, ask.now, coalesce(ask.gap / l.rate_gap * least(ask.ahead + 1 + l.rate_gap, greatest(0,
+           extract(epoch FROM l.rate_next - ask.now)::float8)), 0)::float8 AS wait
+    FROM weir.endpoint l CROSS JOIN (
+        SELECT $1::float8 AS gap, $2::integer AS calls, $3::float8 AS ahead, clock_timestamp() AS now
+    ) ask
+    WHERE l.name = $4::text
+    FOR UPDATE OF l
+) turn
+WHERE e.name = turn.name
+RETURNING (turn.now + make_interval(secs => turn.wait))::timestamptz AS first, turn.now::timestamptz AS now,
+    (turn.wait <= turn.ahead)::boolean AS reserved
 `
 
 type ReserveCallsParams struct {
-	Name  string
 	Gap   float64
 	Calls int32
+	Ahead float64
+	Name  string
 }
 
 type ReserveCallsRow struct {
-	First time.Time
-	Now   time.Time
+	First    time.Time
+	Now      time.Time
+	Reserved bool
 }
 
 // ReserveCalls reserves the next moments for calls under a rate limit: so many, gap seconds apart. It returns the first of
-// them, and the clock that it is on. A limit that was changed holds for what lies ahead, too: the calls that are reserved keep
-// their number and get the new distance. What lies further ahead than workers can have reserved comes from a clock that jumped.
+// them, and the clock that it is on. One that lies further ahead than so many seconds is not reserved: whoever waits for it asks
+// again when it is nearer. A limit that was changed holds for what lies ahead, too: the calls that are reserved keep their number
+// and get the new distance. What lies further ahead than workers can have reserved comes from a clock that jumped.
 func (q *Queries) ReserveCalls(ctx context.Context, db DBTX, arg ReserveCallsParams) (ReserveCallsRow, error) {
-	row := db.QueryRow(ctx, reserveCalls, arg.Name, arg.Gap, arg.Calls)
+	row := db.QueryRow(ctx, reserveCalls,
+		arg.Gap,
+		arg.Calls,
+		arg.Ahead,
+		arg.Name,
+	)
 	var i ReserveCallsRow
-	err := row.Scan(&i.First, &i.Now)
+	err := row.Scan(&i.First, &i.Now, &i.Reserved)
 	return i, err
 }
 

@@ -323,6 +323,20 @@ observers:
 	r.await("a call of the new one", func() bool { return calls("/new") == 1 })
 }
 
+// What waits for the rate limit when the target turns out to be gone is not called either.
+func TestGoneWhileOthersWait(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) })
+	r.started(fmt.Sprintf("endpoints: {%q: {rate_limit: 5/s}}", rc.endpoint(t)) + hook(rc.URL, ""))
+	r.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
+		SELECT 'Order', 'INSERT', gen_random_uuid(), '{}' FROM generate_series(1, 10)`)
+	r.await("the dead letters", func() bool { return r.jobs(deadLetter+" AND metadata ->> 'weir_dead_letter' = 'gone'") == "10" })
+	if n := len(rc.seen()); n != 1 {
+		t.Errorf("%d calls of a target that is gone, want 1", n)
+	}
+}
+
 // A URL with placeholders stands for many places: that one of them is gone says nothing about the others.
 func TestGoneOfATemplatedTarget(t *testing.T) {
 	t.Parallel()

@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -124,4 +126,26 @@ func TestRateLimitLetsGo(t *testing.T) {
 	}
 	r.started(limited("10/s"))
 	r.await("all deliveries", func() bool { return r.jobs("state = 'completed' AND attempt = 1") == "3" })
+}
+
+// A worker that was stopped while its deliveries waited for their moments does not call when it goes on: others have taken over.
+func TestCrashStoppedWhileItWaits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, nil)
+	path := r.write(fmt.Sprintf("endpoints: {%q: {rate_limit: 10/s}}", rc.endpoint(t)) + hook(rc.URL, ""))
+	stopped := r.spawn(t, path)
+	const orders = 40
+	r.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
+		SELECT 'Order', 'INSERT', gen_random_uuid(), '{}' FROM generate_series(1, $1)`, orders)
+	r.await("a call", func() bool { return len(rc.seen()) > 5 })
+	stopped.signal(t, syscall.SIGSTOP)
+	r.spawn(t, path)
+	r.awaitFor(time.Minute, "all deliveries", func() bool { return r.jobs("state = 'completed'") == strconv.Itoa(orders) })
+	before := len(rc.seen())
+	stopped.signal(t, syscall.SIGCONT)
+	r.await("its next life", func() bool { return strings.Count(stopped.log.String(), `msg="worker started"`) == 2 })
+	if n := len(rc.seen()) - before; n > 0 {
+		t.Errorf("%d calls by a worker that was taken for dead", n)
+	}
 }
