@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -81,7 +82,11 @@ func (d *Database) Do(ctx context.Context, call Call) (event.Outcome, error) {
 		}
 		// What the function returned has been taken back with everything else.
 		out = event.Outcome{DurationMS: time.Since(start).Milliseconds()}
-		return out, Retry(databaseType, fmt.Errorf("%s: %w", d.FunctionName, err))
+		err = Retry(databaseType, fmt.Errorf("%s: %w", d.FunctionName, err))
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = sick(err) // which counts where somebody has given this endpoint a breaker
+		}
+		return out, err
 	}
 	return out, nil
 }

@@ -1,6 +1,7 @@
 package action
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,5 +54,30 @@ func TestDatabaseRetriesWhatFails(t *testing.T) {
 	var failure *Error
 	if !errors.As(err, &failure) || failure.Class != ClassRetry || failure.Error() != "a.f: gone" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A function that does not end in time is the endpoint's fault, one that a worker cuts off, or that raises an error, is not.
+func TestDatabaseIsSickWhenItIsLate(t *testing.T) {
+	t.Parallel()
+	a := mustDecode(t, "{type: database, function_name: a.f}").Bind(Deps{})
+	late, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	for name, tt := range map[string]struct {
+		ctx  context.Context
+		sick bool
+	}{"late": {late, true}, "cut off": {stopped, false}, "failed": {t.Context(), false}} {
+		_, err := a.Do(tt.ctx, Call{
+			Event: &event.Event{}, Payload: []byte("{}"),
+			CompleteTx: func(ctx context.Context, _ func(context.Context, pgx.Tx) (event.Outcome, error)) error {
+				return cmp.Or(ctx.Err(), errors.New("RAISE"))
+			},
+		})
+		var failure *Error
+		if !errors.As(err, &failure) || failure.Class != ClassRetry || failure.Sick != tt.sick {
+			t.Errorf("%s: %v, sick: %t", name, err, failure != nil && failure.Sick)
+		}
 	}
 }
