@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
