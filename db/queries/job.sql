@@ -108,13 +108,14 @@ WHERE orphan OR client_id = @client_id::text;
 
 -- name: RescueJobs :many
 -- RescueJobs makes running jobs available whose client has no lease, and those named, which the caller itself has lost; the
--- latter do not count as a death. The attempt is given back. After max_deaths deaths the job is a dead letter: it
+-- latter do not count as a death, and neither does that of a worker under which a delivery only waited (weir_waits). The attempt is given back. After max_deaths deaths the job is a dead letter: it
 -- may be what kills the workers; housekeeping never is. Each keeps its place in the queue, ahead of a backlog, and gets a
 -- new id, so that whatever the earlier attempt still concludes finds no such job: River does not ask who runs it. What an
 -- open transaction has locked is passed over.
 WITH rescued AS (
     SELECT id AS old_id, attempted_by[array_upper(attempted_by, 1)] AS client_id, NOT id = ANY(@mine::bigint[]) AS died,
-           coalesce((metadata ->> 'weir_deaths')::integer, 0) + (NOT id = ANY(@mine::bigint[]))::integer AS deaths
+           coalesce((metadata ->> 'weir_deaths')::integer, 0)
+               + (NOT (id = ANY(@mine::bigint[]) OR metadata ? 'weir_waits'))::integer AS deaths
     FROM weir.river_job j
     WHERE state = 'running'
       AND (id = ANY(@mine::bigint[])
@@ -185,3 +186,9 @@ FROM (
 ) moved
 WHERE id = moved.job_id
 RETURNING moved.target::text AS queue;
+
+-- name: MarkWaiting :execrows
+-- MarkWaiting says of a running delivery that it only waits, or that it does no more.
+UPDATE weir.river_job
+SET metadata = CASE WHEN @waits::boolean THEN metadata || '{"weir_waits": true}' ELSE metadata - 'weir_waits' END
+WHERE id = @id AND state = 'running';

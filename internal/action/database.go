@@ -3,7 +3,6 @@ package action
 import (
 	"bytes"
 	"context"
-	"errors"
 	"encoding/json"
 	"errors"
 	"fmt"

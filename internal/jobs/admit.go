@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/fraiseql/weir/internal/action"
 	"github.com/fraiseql/weir/internal/breaker"
+	"github.com/fraiseql/weir/internal/store"
 )
 
 const (
@@ -41,7 +43,7 @@ func (r *runner) admit(next step) step {
 		}
 		verdict, why := breaker.Silent, "" // also of a panic
 		defer func() { pass.Report(verdict, why) }()
-		if err := pass.Wait(ctx, r.ending); err != nil {
+		if err := r.wait(ctx, d, pass); err != nil {
 			return err
 		}
 		if r.panel.IsGone(act, target) { // since it waits
@@ -54,6 +56,35 @@ func (r *runner) admit(next step) step {
 		}
 		return err
 	}
+}
+
+// wait waits for the moment of the call. A delivery that has lost a worker before says so meanwhile: it does no harm while it waits,
+// so that the death of this worker, too, is not put down to it. The first death does no harm either way, and most deliveries
+// have none.
+func (r *runner) wait(ctx context.Context, d *delivery, pass *breaker.Pass) error {
+	var meta struct {
+		Deaths int  `json:"weir_deaths"`
+		Waits  bool `json:"weir_waits"`
+	}
+	_ = json.Unmarshal(d.job.Metadata, &meta) // none is 0
+	if meta.Deaths == 0 || !(meta.Waits || r.limited(d.bound.Action)) {
+		return pass.Wait(ctx, r.ending)
+	}
+	if err := r.markWaiting(ctx, d, true); err != nil {
+		return err
+	}
+	if err := pass.Wait(ctx, r.ending); err != nil {
+		return err
+	}
+	return r.markWaiting(ctx, d, false)
+}
+
+func (r *runner) markWaiting(ctx context.Context, d *delivery, waits bool) error {
+	n, err := store.New().MarkWaiting(ctx, r.pool, store.MarkWaitingParams{ID: d.job.ID, Waits: waits})
+	if err == nil && n == 0 {
+		err = errNotOurs
+	}
+	return away(err)
 }
 
 // hold keeps a refused delivery in its place for a moment.

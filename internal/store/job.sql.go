@@ -320,6 +320,26 @@ func (q *Queries) LockRunningJob(ctx context.Context, db DBTX, id int64) (int64,
 	return id_2, err
 }
 
+const markWaiting = `-- name: MarkWaiting :execrows
+UPDATE weir.river_job
+SET metadata = CASE WHEN $1::boolean THEN metadata || '{"weir_waits": true}' ELSE metadata - 'weir_waits' END
+WHERE id = $2 AND state = 'running'
+`
+
+type MarkWaitingParams struct {
+	Waits bool
+	ID    int64
+}
+
+// MarkWaiting says of a running delivery that it only waits, or that it does no more.
+func (q *Queries) MarkWaiting(ctx context.Context, db DBTX, arg MarkWaitingParams) (int64, error) {
+	result, err := db.Exec(ctx, markWaiting, arg.Waits, arg.ID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const moveWaiting = `-- name: MoveWaiting :many
 UPDATE weir.river_job
 SET queue = moved.target,
@@ -474,7 +494,8 @@ func (q *Queries) ReleaseUnknown(ctx context.Context, db DBTX, arg ReleaseUnknow
 const rescueJobs = `-- name: RescueJobs :many
 WITH rescued AS (
     SELECT id AS old_id, attempted_by[array_upper(attempted_by, 1)] AS client_id, NOT id = ANY($2::bigint[]) AS died,
-           coalesce((metadata ->> 'weir_deaths')::integer, 0) + (NOT id = ANY($2::bigint[]))::integer AS deaths
+           coalesce((metadata ->> 'weir_deaths')::integer, 0)
+               + (NOT (id = ANY($2::bigint[]) OR metadata ? 'weir_waits'))::integer AS deaths
     FROM weir.river_job j
     WHERE state = 'running'
       AND (id = ANY($2::bigint[])
@@ -516,7 +537,7 @@ type RescueJobsRow struct {
 }
 
 // RescueJobs makes running jobs available whose client has no lease, and those named, which the caller itself has lost; the
-// latter do not count as a death. The attempt is given back. After max_deaths deaths the job is a dead letter: it
+// latter do not count as a death, and neither does that of a worker under which a delivery only waited (weir_waits). The attempt is given back. After max_deaths deaths the job is a dead letter: it
 // may be what kills the workers; housekeeping never is. Each keeps its place in the queue, ahead of a backlog, and gets a
 // new id, so that whatever the earlier attempt still concludes finds no such job: River does not ask who runs it. What an
 // open transaction has locked is passed over.

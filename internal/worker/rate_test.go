@@ -149,3 +149,30 @@ func TestCrashStoppedWhileItWaits(t *testing.T) {
 		t.Errorf("%d calls by a worker that was taken for dead", n)
 	}
 }
+
+// A delivery that only waits for its moment is not what kills its workers.
+func TestDeathsWhileItWaits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, nil)
+	limited := func(rate string) string {
+		return fmt.Sprintf("endpoints: {%q: {rate_limit: %s}}", rc.endpoint(t), rate) + hook(rc.URL, "")
+	}
+	run := r.started(limited("1/h"))
+	r.order(`{}`)
+	r.await("the only call", func() bool { return r.jobs("state = 'completed'") == "1" })
+	r.order(`{}`)
+	r.await("one that waits", func() bool { return r.jobs("state = 'running'") == "1" })
+	run.stop(t)
+	r.exec(`UPDATE weir.river_job SET metadata = metadata || '{"weir_deaths": 4}' WHERE state = 'available'`)
+	run = r.started(limited("1/h"))
+	r.await("it says that it waits", func() bool { return r.jobs("state = 'running' AND metadata ? 'weir_waits'") == "1" })
+	r.exec("UPDATE weir.river_job SET attempted_by = '{ghost}' WHERE state = 'running'")
+	r.await("its rescue", func() bool { return r.jobs("errors[1]->>'error' LIKE 'interrupted%'") == "1" })
+	if got := r.jobs(deadLetter); got != "0" {
+		t.Error("it is a dead letter, since its worker died while it waited")
+	}
+	run.stop(t)
+	r.started(limited("10/s"))
+	r.await("the delivery", func() bool { return r.jobs("state = 'completed' AND NOT metadata ? 'weir_waits'") == "2" })
+}
