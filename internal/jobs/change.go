@@ -42,7 +42,10 @@ func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) err
 		return w.bury(ctx, job, "bad_row", errors.New(c.Reason))
 	}
 	err = w.deliver(ctx, job, func(ctx context.Context, tx pgx.Tx) ([]river.InsertManyParams, error) {
-		return w.queue.match(&c.Event, ""), w.queue.index.Record(ctx, tx, []*event.Event{&c.Event})
+		if err := w.queue.index.Record(ctx, tx, []*event.Event{&c.Event}); err != nil {
+			return nil, err
+		}
+		return w.queue.match(&c.Event, ""), nil
 	})
 	if capture.Refused(err) {
 		return w.bury(ctx, job, "refused", err)
