@@ -58,16 +58,15 @@ func (r *runner) admit(next step) step {
 	}
 }
 
-// wait waits for the moment of the call. A delivery that has lost a worker before says so meanwhile: it does no harm while it waits,
-// so that the death of this worker, too, is not put down to it. The first death does no harm either way, and most deliveries
-// have none.
+// wait waits for the moment of the call. A delivery that has lost a worker before says meanwhile that it only waits: should this
+// worker die, too, it is not to blame. The first death makes no dead letter either way, and most deliveries have none.
 func (r *runner) wait(ctx context.Context, d *delivery, pass *breaker.Pass) error {
 	var meta struct {
 		Deaths int  `json:"weir_deaths"`
 		Waits  bool `json:"weir_waits"`
 	}
 	_ = json.Unmarshal(d.job.Metadata, &meta) // none is 0
-	if meta.Deaths == 0 || !(meta.Waits || r.limited(d.bound.Action)) {
+	if meta.Deaths == 0 || (!meta.Waits && !r.limited(d.bound.Action)) {
 		return pass.Wait(ctx, r.ending)
 	}
 	if err := r.markWaiting(ctx, d, true); err != nil {
