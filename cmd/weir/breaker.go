@@ -130,7 +130,7 @@ func untilText(b ops.Breaker, now time.Time) string {
 	case time.Time(b.Until).Before(now):
 		return "until a worker probes it"
 	default:
-		return "for " + span(time.Time(b.Until).Sub(now))
+		return "for " + span(max(time.Second, time.Time(b.Until).Sub(now).Round(time.Second)))
 	}
 }
 
