@@ -133,8 +133,8 @@ func TestEmailPreview(t *testing.T) {
 		subject: "Ä {{ name }}", body_template: "{{ name }}", html_template: "<b>{{ name }}</b>"}`
 	mailer := mailerOf(t, "{host: mail.test, from: \"Weir <weir@example.org>\"}")
 	call := withData(t, map[string]any{"name": "Doe & Jane"})
-	mail := email(t, mailer, text)
-	got, err := mail.Preview(call)
+	act := email(t, mailer, text)
+	got, err := act.Preview(call)
 	want := Preview{
 		{"from", `"Weir" <weir@example.org>`},
 		{"to", `"Doe & Jane" <jane@example.org>, joe@example.org`},
@@ -147,14 +147,14 @@ func TestEmailPreview(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, %v\nwant %q", got, err, want)
 	}
-	if _, err := mail.Preview(withData(t, map[string]any{})); err == nil {
+	if _, err := act.Preview(withData(t, map[string]any{})); err == nil {
 		t.Error("what cannot be rendered has a preview")
 	}
-	mail = email(t, nil, confirmation)
-	if got, err := mail.Preview(call); err == nil {
+	act = email(t, nil, confirmation)
+	if got, err := act.Preview(call); err == nil {
 		t.Errorf("status is absent, and yet: %v", got)
 	}
-	if got, err := mail.Preview(callFor(t, order)); err != nil || got[0].Name != "to" {
+	if got, err := act.Preview(callFor(t, order)); err != nil || got[0].Name != "to" {
 		t.Errorf("without a section smtp: %v, %v", got, err)
 	}
 }
