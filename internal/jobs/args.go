@@ -38,6 +38,9 @@ func argsOf(e *event.Event, observer, action string) Args {
 // DeliveryID is the stable identity of the delivery that the job is.
 func (a Args) DeliveryID() uuid.UUID { return event.DeliveryID(a.EventID, a.PK, a.Observer, a.Action) }
 
+// position is the event's place in commit order.
+func (a Args) position() event.Position { return event.Position{LSN: a.LSN, Index: a.TxIndex} }
+
 func (a Args) args() Args { return a }
 
 // One type of arguments for each type of action: River tells jobs apart by kind.

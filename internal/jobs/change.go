@@ -31,8 +31,7 @@ func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) err
 	if job.Args.Observer != "" {
 		return w.rematch(ctx, job)
 	}
-	pos := event.Position{LSN: job.Args.LSN, Index: job.Args.TxIndex}
-	c, err := w.reader.Read(ctx, job.Args.PK, pos, job.Args.CommitTime)
+	c, err := w.reader.Read(ctx, job.Args.PK, job.Args.position(), job.Args.CommitTime)
 	switch {
 	case errors.Is(err, capture.ErrRowGone):
 		return w.bury(ctx, job, "row_gone", errors.New(job.Args.Reason+" (and "+err.Error()+")"))

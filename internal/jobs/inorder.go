@@ -37,14 +37,14 @@ func markOf(e *event.Event, ordering observer.Ordering) []byte {
 	if ordering != observer.OrderingEntity || e.EntityID == "" {
 		return nil
 	}
-	return []byte(`{"` + metaOrdered + `":true}`)
+	return []byte(markOrdered)
 }
 
 // byHand marks new jobs that a person wants though they come late.
 func byHand(params []river.InsertManyParams) {
 	for _, p := range params {
 		if p.InsertOpts.Metadata != nil {
-			p.InsertOpts.Metadata = []byte(`{"` + metaOrdered + `":true,"` + metaByHand + `":true}`)
+			p.InsertOpts.Metadata = []byte(markByHand)
 		}
 	}
 }
@@ -52,8 +52,11 @@ func byHand(params []river.InsertManyParams) {
 // inOrder lets a delivery run when it is its turn.
 func (r *runner) inOrder(next step) step {
 	return func(ctx context.Context, d *delivery) error {
+		if d.bound.Ordering != observer.OrderingEntity {
+			return next(ctx, d)
+		}
 		m := readMark(d.job.Metadata)
-		if d.bound.Ordering != observer.OrderingEntity || !m.Ordered {
+		if !m.Ordered {
 			return next(ctx, d)
 		}
 		if m.Output.Result == delivered {

@@ -32,9 +32,10 @@ import (
 //     a COMMIT and the call is found by the sweep.
 
 const (
-	// metaOrdered marks the jobs that keep an order, and metaByHand those that a person wants delivered though they are late.
-	metaOrdered = "weir_ordered"
-	metaByHand  = "weir_by_hand"
+	// markOrdered is the metadata of a job that keeps an order, and markByHand that of one which a person wants delivered though it
+	// is late.
+	markOrdered = `{"weir_ordered":true}`
+	markByHand  = `{"weir_ordered":true,"weir_by_hand":true}`
 	// codeOvertaken is that of a dead letter which waits for a person since later ones have been delivered.
 	codeOvertaken = "overtaken"
 	// callBatch is how many sequences are called at a time, and sweepPage how many the sweep looks at.
@@ -87,7 +88,8 @@ func (t *turns) arrange(ctx context.Context, tx pgx.Tx, params []river.InsertMan
 	var names []sequence
 	seen := map[sequence]bool{}
 	for _, p := range params {
-		if seq, ok := ordered(p); ok && !seen[seq] {
+		a, ok := ordered(p)
+		if seq := sequenceOf(a); ok && !seen[seq] {
 			seen[seq] = true
 			names = append(names, seq)
 		}
@@ -104,19 +106,14 @@ func (t *turns) arrange(ctx context.Context, tx pgx.Tx, params []river.InsertMan
 
 // wait marks what has to wait behind what is held, or behind an earlier one of params.
 func wait(params []river.InsertManyParams, held map[sequence]bool) (waiting []sequence) {
-	type position struct {
-		lsn   event.LSN
-		index int64
-	}
-	first := map[sequence]position{}
+	first := map[sequence]event.Position{}
 	waits := map[sequence]bool{}
 	for _, p := range params {
-		seq, ok := ordered(p)
+		a, ok := ordered(p)
 		if !ok {
 			continue
 		}
-		a := p.Args.(interface{ args() Args }).args()
-		at := position{a.LSN, a.TxIndex}
+		seq, at := sequenceOf(a), a.position()
 		if _, ok := first[seq]; !ok {
 			first[seq] = at
 		}
@@ -132,16 +129,13 @@ func wait(params []river.InsertManyParams, held map[sequence]bool) (waiting []se
 	return waiting
 }
 
-// ordered is the sequence of a new job that keeps an order.
-func ordered(p river.InsertManyParams) (seq sequence, ok bool) {
-	if p.InsertOpts.Metadata == nil {
-		return sequence{}, false
+// ordered are the arguments of a new job that keeps an order.
+func ordered(p river.InsertManyParams) (a Args, ok bool) {
+	args, ok := p.Args.(deliveryArgs)
+	if !ok || p.InsertOpts.Metadata == nil {
+		return Args{}, false
 	}
-	a, ok := p.Args.(interface{ args() Args })
-	if !ok {
-		return sequence{}, false
-	}
-	return sequenceOf(a.args()), true
+	return args.args(), true
 }
 
 // held are those of the sequences that hold something which has to be waited for.
@@ -170,25 +164,25 @@ func (t *turns) params(names []sequence) store.CallNextParams {
 // markOvertaken leaves a mark on the dead letters that came before deliveries which leave the table: a click on Retry would not
 // find anymore that they are late.
 func markOvertaken(ctx context.Context, tx pgx.Tx, moved []store.TakeCompletedRow) error {
-	last := map[sequence]Args{}
+	last := map[sequence]event.Position{}
 	for _, row := range moved {
 		var a Args
 		if !readMark(row.Metadata).Ordered || json.Unmarshal(row.Args, &a) != nil {
 			continue
 		}
 		s := sequenceOf(a)
-		if l, ok := last[s]; !ok || l.LSN < a.LSN || l.LSN == a.LSN && l.TxIndex < a.TxIndex {
-			last[s] = a
+		if at, ok := last[s]; !ok || at.Compare(a.position()) < 0 {
+			last[s] = a.position()
 		}
 	}
 	if len(last) == 0 {
 		return nil
 	}
 	var p store.MarkOvertakenParams
-	for s, a := range last {
+	for s, at := range last {
 		p.Observers, p.Entities = append(p.Observers, s.observer), append(p.Entities, s.entity)
 		p.EntityIDs = append(p.EntityIDs, s.entityID)
-		p.LSNs, p.TxIndexes = append(p.LSNs, int64(a.LSN)), append(p.TxIndexes, a.TxIndex)
+		p.LSNs, p.TxIndexes = append(p.LSNs, int64(at.LSN)), append(p.TxIndexes, at.Index)
 	}
 	if err := store.New().MarkOvertaken(ctx, tx, p); err != nil {
 		return fmt.Errorf("mark the dead letters that were overtaken: %w", err)
@@ -278,17 +272,7 @@ func (t *turns) callNow(ctx context.Context, names []sequence) error {
 	if err != nil {
 		return fmt.Errorf("call the next deliveries in order: %w", err)
 	}
-	return t.announce(ctx, queues)
-}
-
-func (t *turns) announce(ctx context.Context, queues []string) error {
-	if len(queues) == 0 {
-		return nil
-	}
-	if err := store.New().NotifyQueues(ctx, t.pool, distinct(queues)); err != nil {
-		return fmt.Errorf("announce deliveries whose turn it is: %w", err)
-	}
-	return nil
+	return announce(ctx, t.pool, queues)
 }
 
 // sweep looks at a page of the sequences that are not finished, and calls what waits though nothing is before it: a worker has
@@ -346,5 +330,5 @@ func (t *turns) letGo(ctx context.Context, names []sequence, age time.Duration) 
 	if err != nil {
 		return false, fmt.Errorf("let deliveries go that keep no order any more: %w", err)
 	}
-	return len(queues) == releaseBatch, t.announce(ctx, queues)
+	return len(queues) == releaseBatch, announce(ctx, t.pool, queues)
 }

@@ -161,14 +161,21 @@ func (q *Queue) moveOrphans(ctx context.Context, names []string) (left []string,
 			continue
 		}
 		q.log.Info("moved jobs of a queue that has no endpoint any more to those of their actions", "queue", name, "jobs", len(targets))
-		if err := store.New().NotifyQueues(ctx, q.runner.pool, distinct(targets)); err != nil {
-			return nil, fmt.Errorf("announce moved jobs: %w", err)
+		if err := announce(ctx, q.runner.pool, targets); err != nil {
+			return nil, err
 		}
 	}
 	return left, nil
 }
 
-func distinct(names []string) []string {
-	slices.Sort(names)
-	return slices.Compact(names)
+// announce tells River's clients, as an insert would, that there is something to fetch in the queues of these jobs.
+func announce(ctx context.Context, db store.DBTX, queues []string) error {
+	if len(queues) == 0 {
+		return nil
+	}
+	slices.Sort(queues)
+	if err := store.New().NotifyQueues(ctx, db, slices.Compact(queues)); err != nil {
+		return fmt.Errorf("announce jobs that were made available: %w", err)
+	}
+	return nil
 }

@@ -152,10 +152,10 @@ func (r *rescuer) rescue(ctx context.Context, mine []int64) error {
 			rows, err = store.New().RescueJobs(ctx, tx, store.RescueJobsParams{
 				Mine: append([]int64{}, mine...), MaxRows: rescueBatch, MaxDeaths: maxDeaths,
 			})
-			if err != nil || len(rows) == 0 {
+			if err != nil {
 				return err
 			}
-			return store.New().NotifyQueues(ctx, tx, queuesOf(rows))
+			return announce(ctx, tx, queuesOf(rows))
 		})
 		if err != nil {
 			return fmt.Errorf("rescue jobs: %w", err)
@@ -174,9 +174,9 @@ func (r *rescuer) rescue(ctx context.Context, mine []int64) error {
 }
 
 func queuesOf(rows []store.RescueJobsRow) []string {
-	queues := []string{}
+	var queues []string
 	for _, row := range rows {
-		if !row.Dead && !slices.Contains(queues, row.Queue) {
+		if !row.Dead {
 			queues = append(queues, row.Queue)
 		}
 	}

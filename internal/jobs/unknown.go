@@ -98,8 +98,8 @@ func (q *Queue) release(ctx context.Context) (done bool, err error) {
 	queues, err := store.New().ReleaseUnknown(ctx, q.runner.pool, store.ReleaseUnknownParams{
 		Observers: observers, Actions: actions, MaxRows: releaseBatch,
 	})
-	if err == nil && len(queues) > 0 {
-		err = store.New().NotifyQueues(ctx, q.runner.pool, distinct(queues))
+	if err == nil {
+		err = announce(ctx, q.runner.pool, queues)
 	}
 	if err != nil {
 		q.unreleased.Store(true)
