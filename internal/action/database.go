@@ -2,6 +2,7 @@ package action
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,12 +54,7 @@ func (d *Database) check(f fields) []error {
 func (d *Database) warnings() []string { return nil }
 
 // Endpoint is "database" unless the action names another.
-func (d *Database) Endpoint() string {
-	if d.EndpointName != "" {
-		return d.EndpointName
-	}
-	return databaseType
-}
+func (d *Database) Endpoint() string { return cmp.Or(d.EndpointName, databaseType) }
 
 func (d *Database) bind(Deps) Action {
 	bound := *d

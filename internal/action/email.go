@@ -2,6 +2,7 @@ package action
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -44,8 +45,6 @@ const (
 	emailType = "email"
 	// smtpEndpoint is the endpoint of mail: there is one server, whatever its name is today.
 	smtpEndpoint = "smtp"
-	// codeTemplate is the code of what could not be rendered.
-	codeTemplate = "template"
 
 	// maxWord bounds what stands in a line of a header unbroken, in bytes; with the header's name a line has 78, as RFC 5322 wants.
 	maxWord = 66
@@ -72,12 +71,7 @@ func (e *Email) check(f fields) []error {
 func (e *Email) warnings() []string { return nil }
 
 // Endpoint is "smtp" unless the action names another.
-func (e *Email) Endpoint() string {
-	if e.EndpointName != "" {
-		return e.EndpointName
-	}
-	return smtpEndpoint
-}
+func (e *Email) Endpoint() string { return cmp.Or(e.EndpointName, smtpEndpoint) }
 
 func (e *Email) bind(d Deps) Action {
 	bound := *e
@@ -166,25 +160,12 @@ func (e *Email) letter(env *rule.Env) (letter, error) {
 	if len(l.to) == 0 {
 		return letter{}, Final(codeTemplate, errors.New("to: nobody is left, every entry is empty"))
 	}
-	for _, field := range []struct {
-		key    string
-		of     *rule.Template
-		render func(rule.Template, *rule.Env) (string, error)
-		to     *string
-	}{
-		{"subject", e.Subject, rule.Template.Header, &l.subject},
-		{"body_template", e.BodyTemplate, rule.Template.Text, &l.text},
-		{"html_template", e.HTMLTemplate, rule.Template.HTML, &l.html},
-	} {
-		if field.of == nil {
-			continue
-		}
-		var err error
-		if *field.to, err = field.render(*field.of, env); err != nil {
-			return letter{}, Final(codeTemplate, fmt.Errorf("%s: %w", field.key, err))
-		}
-	}
-	return l, nil
+	err := renderParts(env,
+		part{"subject", e.Subject, rule.Template.Header, &l.subject},
+		part{"body_template", e.BodyTemplate, rule.Template.Text, &l.text},
+		part{"html_template", e.HTMLTemplate, rule.Template.HTML, &l.html},
+	)
+	return l, err
 }
 
 // message puts the mail together. Its Message-ID is the delivery's: a program that has the mail already can tell.

@@ -43,6 +43,9 @@ type Error struct {
 	Err  error
 }
 
+// codeTemplate is the Code of what could not be rendered: the same event renders the same way again.
+const codeTemplate = "template"
+
 // CodeGone is the Code of a target that answered 410 Gone, where that is final: the action is disabled for it.
 const CodeGone = "gone"
 

@@ -100,15 +100,23 @@ func under(base *url.URL, path string) string {
 	return strings.TrimSuffix(base.String(), "/") + path
 }
 
-// endpoint is what Config.Endpoint says of an action with a URL.
+// endpoint is what Config.Endpoint says of an action whose URL is a template.
 func (c *Common) endpoint(target *rule.Template) string {
-	if c.EndpointName != "" || target == nil {
+	if target == nil {
 		return c.EndpointName
 	}
 	origin, _, _ := strings.Cut(target.String(), "{{") // CheckURL: no placeholder stands in scheme and host
 	u, err := url.Parse(origin)
 	if err != nil {
-		return ""
+		return c.EndpointName
+	}
+	return c.endpointAt(u)
+}
+
+// endpointAt is what Config.Endpoint says of an action that goes to a URL; nil: it is not known.
+func (c *Common) endpointAt(u *url.URL) string {
+	if c.EndpointName != "" || u == nil {
+		return c.EndpointName
 	}
 	return endpointOf(u)
 }
@@ -146,7 +154,7 @@ func endpointOf(u *url.URL) string {
 func postJSON(ctx context.Context, target string, body any) (*http.Request, error) {
 	raw, err := marshal(body)
 	if err != nil {
-		return nil, Final("template", err)
+		return nil, Final(codeTemplate, err)
 	}
 	return post(ctx, target, jsonContent, raw)
 }
@@ -154,7 +162,7 @@ func postJSON(ctx context.Context, target string, body any) (*http.Request, erro
 func post(ctx context.Context, target, contentType string, body []byte) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil { // which repeats the URL
-		return nil, Final("template", errors.New("the URL does not render to a URL"))
+		return nil, Final(codeTemplate, errors.New("the URL does not render to a URL"))
 	}
 	req.Header = http.Header{"Content-Type": {contentType}, "User-Agent": {userAgent}}
 	return req, nil

@@ -1,6 +1,7 @@
 package action
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -43,12 +44,7 @@ func (l *Log) check(f fields) []error {
 func (l *Log) warnings() []string { return nil }
 
 // Endpoint is "log" unless the action names another.
-func (l *Log) Endpoint() string {
-	if l.EndpointName != "" {
-		return l.EndpointName
-	}
-	return "log"
-}
+func (l *Log) Endpoint() string { return cmp.Or(l.EndpointName, "log") }
 
 func (l *Log) bind(d Deps) Action {
 	bound := *l
@@ -92,7 +88,7 @@ func (l *Log) message(call Call) (string, error) {
 	}
 	message, err := l.MessageTemplate.Text(call.Env)
 	if err != nil {
-		return "", Final("template", fmt.Errorf("message_template: %w", err))
+		return "", Final(codeTemplate, fmt.Errorf("message_template: %w", err))
 	}
 	return message, nil
 }

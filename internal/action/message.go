@@ -1,6 +1,8 @@
 package action
 
 import (
+	"fmt"
+
 	"github.com/fraiseql/weir/internal/rule"
 	"github.com/fraiseql/weir/internal/setting"
 )
@@ -18,6 +20,27 @@ func messageOf(f fields, written *rule.Template) (*rule.Template, []error) {
 		return nil, []error{f.errorAt("message_template", "%s", err)}
 	}
 	return message, nil
+}
+
+// part is a piece of a message: the template of a key, how it is rendered, and what takes it.
+type part struct {
+	key    string
+	of     *rule.Template // nil: the key is not written
+	render func(rule.Template, *rule.Env) (string, error)
+	into   *string
+}
+
+// renderParts renders the pieces. What fails is final: it would fail again.
+func renderParts(env *rule.Env, parts ...part) (err error) {
+	for _, p := range parts {
+		if p.of == nil {
+			continue
+		}
+		if *p.into, err = p.render(*p.of, env); err != nil {
+			return Final(codeTemplate, fmt.Errorf("%s: %w", p.key, err))
+		}
+	}
+	return nil
 }
 
 // needs names the keys that are missing.

@@ -80,12 +80,7 @@ func (p *Push) check(f fields) (errs []error) {
 func (p *Push) warnings() []string { return nil }
 
 // Endpoint is what Config.Endpoint says.
-func (p *Push) Endpoint() string {
-	if p.EndpointName != "" || p.base == nil {
-		return p.EndpointName
-	}
-	return endpointOf(p.base)
-}
+func (p *Push) Endpoint() string { return p.endpointAt(p.base) }
 
 func (p *Push) bind(d Deps) Action {
 	bound := *p
@@ -113,28 +108,20 @@ type fcmNotification struct {
 // render renders the call. Its errors are final: the same event renders the same way again.
 func (p *Push) render(call Call) (r fcmRequest, err error) {
 	m := &r.Message
-	for _, part := range []struct {
-		key  string
-		tmpl *rule.Template
-		into *string
-	}{
-		{"token", p.Token, &m.Token},
-		{"topic", p.Topic, &m.Topic},
-		{"title_template", p.TitleTemplate, &m.Notification.Title},
-		{"body_template", p.BodyTemplate, &m.Notification.Body},
-	} {
-		if part.tmpl == nil {
-			continue
-		}
-		if *part.into, err = part.tmpl.Text(call.Env); err != nil {
-			return r, Final("template", fmt.Errorf("%s: %w", part.key, err))
-		}
+	err = renderParts(call.Env,
+		part{"token", p.Token, rule.Template.Text, &m.Token},
+		part{"topic", p.Topic, rule.Template.Text, &m.Topic},
+		part{"title_template", p.TitleTemplate, rule.Template.Text, &m.Notification.Title},
+		part{"body_template", p.BodyTemplate, rule.Template.Text, &m.Notification.Body},
+	)
+	if err != nil {
+		return r, err
 	}
 	switch {
 	case m.Token == "" && m.Topic == "":
-		return r, Final("template", errors.New("token or topic renders to nothing"))
+		return r, Final(codeTemplate, errors.New("token or topic renders to nothing"))
 	case m.Notification == fcmNotification{}:
-		return r, Final("template", errors.New("title and body render to nothing"))
+		return r, Final(codeTemplate, errors.New("title and body render to nothing"))
 	}
 	return r, nil
 }
@@ -236,7 +223,7 @@ func (p *Push) Preview(call Call) (Preview, error) {
 	}
 	raw, err := marshal(message)
 	if err != nil {
-		return nil, Final("template", err)
+		return nil, Final(codeTemplate, err)
 	}
 	return Preview{{"url", p.url(cmp.Or(p.account.ProjectID, unknown(p.CredentialsEnv)))}, {"message", string(raw)}}, nil
 }

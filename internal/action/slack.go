@@ -73,25 +73,21 @@ type slackMessage struct {
 
 // render renders the call. Its errors are final: the same event renders the same way again.
 func (s *Slack) render(call Call) (m slackMessage, err error) {
-	if m.Text, err = s.message.Slack(call.Env); err != nil {
-		return m, Final("template", fmt.Errorf("message_template: %w", err))
+	err = renderParts(call.Env,
+		part{"message_template", s.message, rule.Template.Slack, &m.Text},
+		part{"channel", s.Channel, rule.Template.Text, &m.Channel},
+	)
+	if err == nil && m.Text == "" {
+		err = Final(codeTemplate, errors.New("message_template renders to nothing, which Slack refuses"))
 	}
-	if m.Text == "" {
-		return m, Final("template", errors.New("message_template renders to nothing, which Slack refuses"))
-	}
-	if s.Channel != nil {
-		if m.Channel, err = s.Channel.Text(call.Env); err != nil {
-			return m, Final("template", fmt.Errorf("channel: %w", err))
-		}
-	}
-	return m, nil
+	return m, err
 }
 
 // Do posts the message once.
 func (s *Slack) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	target, err := s.target.URL(call.Env)
 	if err != nil {
-		return event.Outcome{}, Final("template", fmt.Errorf("webhook_url: %w", err))
+		return event.Outcome{}, Final(codeTemplate, fmt.Errorf("webhook_url: %w", err))
 	}
 	m, err := s.render(call)
 	if err != nil {
@@ -141,7 +137,7 @@ func (s *Slack) Preview(call Call) (Preview, error) {
 	}
 	target, err := previewURL(s.target, s.WebhookURLEnv, call)
 	if err != nil {
-		return nil, Final("template", fmt.Errorf("webhook_url: %w", err))
+		return nil, Final(codeTemplate, fmt.Errorf("webhook_url: %w", err))
 	}
 	if u, err := url.Parse(target); err == nil && u.Host != "" {
 		target = hiddenPath(u)

@@ -66,12 +66,7 @@ func (s *SMS) check(f fields) (errs []error) {
 func (s *SMS) warnings() []string { return nil }
 
 // Endpoint is what Config.Endpoint says.
-func (s *SMS) Endpoint() string {
-	if s.EndpointName != "" || s.base == nil {
-		return s.EndpointName
-	}
-	return endpointOf(s.base)
-}
+func (s *SMS) Endpoint() string { return s.endpointAt(s.base) }
 
 func (s *SMS) bind(d Deps) Action {
 	bound := *s
@@ -84,16 +79,17 @@ type sms struct{ to, from, body string }
 
 // render renders the call. Its errors are final: the same event renders the same way again.
 func (s *SMS) render(call Call) (m sms, err error) {
-	for _, part := range []struct {
-		key  string
-		tmpl *rule.Template
-		into *string
-	}{{"to", s.To, &m.to}, {"from", s.From, &m.from}, {"message_template", s.message, &m.body}} {
-		if *part.into, err = part.tmpl.Text(call.Env); err != nil {
-			return m, Final("template", fmt.Errorf("%s: %w", part.key, err))
-		}
-		if strings.TrimSpace(*part.into) == "" {
-			return m, Final("template", fmt.Errorf("%s renders to nothing", part.key))
+	parts := []part{
+		{"to", s.To, rule.Template.Text, &m.to},
+		{"from", s.From, rule.Template.Text, &m.from},
+		{"message_template", s.message, rule.Template.Text, &m.body},
+	}
+	if err := renderParts(call.Env, parts...); err != nil {
+		return m, err
+	}
+	for _, p := range parts {
+		if strings.TrimSpace(*p.into) == "" {
+			return m, Final(codeTemplate, fmt.Errorf("%s renders to nothing", p.key))
 		}
 	}
 	return m, nil

@@ -24,7 +24,7 @@ type message struct {
 func (w *Webhook) request(ctx context.Context, call Call, now time.Time) (*http.Request, error) {
 	target, err := w.target.URL(call.Env)
 	if err != nil {
-		return nil, Final("template", fmt.Errorf("url: %w", err))
+		return nil, Final(codeTemplate, fmt.Errorf("url: %w", err))
 	}
 	m, err := w.render(call)
 	if err != nil {
@@ -36,7 +36,7 @@ func (w *Webhook) request(ctx context.Context, call Call, now time.Time) (*http.
 	}
 	req, err := http.NewRequestWithContext(ctx, w.Method, target, bytes.NewReader(m.body))
 	if err != nil {
-		return nil, Final("template", errors.New("url: it does not render to a URL"))
+		return nil, Final(codeTemplate, errors.New("url: it does not render to a URL"))
 	}
 	req.Header = m.header
 	return req, nil
@@ -46,11 +46,11 @@ func (w *Webhook) request(ctx context.Context, call Call, now time.Time) (*http.
 func (w *Webhook) render(call Call) (message, error) {
 	header, err := w.header(call)
 	if err != nil {
-		return message{}, Final("template", err)
+		return message{}, Final(codeTemplate, err)
 	}
 	body, err := w.body(call, header.Get("Content-Type"))
 	if err != nil {
-		return message{}, Final("template", err)
+		return message{}, Final(codeTemplate, err)
 	}
 	if body, err = w.asCloudEvent(header, call, body); err != nil {
 		return message{}, Final("cloudevents", err)
@@ -64,7 +64,7 @@ func (w *Webhook) render(call Call) (message, error) {
 func (w *Webhook) Preview(call Call) (Preview, error) {
 	target, err := previewURL(w.target, w.URLEnv, call)
 	if err != nil {
-		return nil, Final("template", fmt.Errorf("url: %w", err))
+		return nil, Final(codeTemplate, fmt.Errorf("url: %w", err))
 	}
 	m, err := w.render(call)
 	if err != nil {
