@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"unicode/utf8"
 
@@ -209,15 +208,9 @@ func templateSource(ctx context.Context, node ast.Node) (foundSource, error) {
 	if !ok || path == "" {
 		return foundSource{}, setting.ErrorAt(node, "expected the path of a file, as in {file: mail/cart.html}")
 	}
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(setting.FromContext(ctx).Dir, path)
-	}
-	raw, file, err := setting.ReadFile(path)
+	raw, path, err := setting.OpenNamed(ctx, path)
 	if err != nil {
 		return foundSource{}, setting.ErrorAt(pairs[0].Value, "the template cannot be read: %s", err)
-	}
-	if opened := setting.FromContext(ctx).Opened; opened != nil {
-		opened(file)
 	}
 	text := strings.TrimSuffix(strings.TrimSuffix(string(raw), "\n"), "\r")
 	return foundSource{text: text, node: pairs[0].Value, name: " " + path}, nil

@@ -3,7 +3,6 @@ package setting
 import (
 	"context"
 	"crypto/x509"
-	"path/filepath"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/invopop/jsonschema"
@@ -38,17 +37,9 @@ func (f *CAFile) UnmarshalYAML(ctx context.Context, node ast.Node) error {
 	if !ok || path == "" {
 		return ErrorAt(node, "expected the path of a file of certificates in PEM form, as in relay-ca.pem")
 	}
-	surroundings := FromContext(ctx)
-	full := path
-	if !filepath.IsAbs(full) {
-		full = filepath.Join(surroundings.Dir, full)
-	}
-	raw, file, err := ReadFile(full)
+	raw, _, err := OpenNamed(ctx, path)
 	if err != nil {
 		return ErrorAt(node, "the certificates cannot be read: %s", err)
-	}
-	if surroundings.Opened != nil {
-		surroundings.Opened(file)
 	}
 	if !x509.NewCertPool().AppendCertsFromPEM(raw) {
 		return ErrorAt(node, "%s holds no certificate: expected PEM, which begins with -----BEGIN CERTIFICATE-----", path)

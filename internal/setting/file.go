@@ -1,10 +1,12 @@
 package setting
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 )
 
 // maxFile is far above any real configuration or template. It bounds what a wrong path can cost.
@@ -23,6 +25,20 @@ func ReadFile(path string) ([]byte, File, error) {
 		return nil, File{Path: path, Sum: sha256.Sum256([]byte("cannot be read: " + err.Error()))}, err
 	}
 	return raw, File{Path: path, Sum: sha256.Sum256(raw)}, nil
+}
+
+// OpenNamed reads a file that the configuration names, relative to its folder, tells the Surroundings of it, and returns where
+// it is.
+func OpenNamed(ctx context.Context, path string) (raw []byte, full string, err error) {
+	around := FromContext(ctx)
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(around.Dir, path)
+	}
+	raw, file, err := ReadFile(path)
+	if err == nil && around.Opened != nil {
+		around.Opened(file)
+	}
+	return raw, path, err
 }
 
 func readBounded(path string) ([]byte, error) {
