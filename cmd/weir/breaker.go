@@ -28,10 +28,7 @@ become dead letters until its URL changes, or until it is closed here. Workers f
 func (a *app) withBreakers(
 	ctx context.Context, do func(*pgx.Conn) (ops.Breakers, error), say func(io.Writer, ops.Breakers),
 ) error {
-	return a.withDatabase(ctx, func(_ *settings, conn *pgx.Conn) error {
-		if _, err := ops.CheckMigrated(ctx, conn); err != nil {
-			return err
-		}
+	return a.withMigrated(ctx, func(conn *pgx.Conn) error {
 		found, err := do(conn)
 		var unknown *ops.UnknownBreakerError
 		if errors.As(err, &unknown) {

@@ -54,12 +54,7 @@ func (f *filterFlags) filter(now time.Time) (ops.Filter, error) {
 
 // withDeadLetters runs a command on the dead letters of a migrated database.
 func (a *app) withDeadLetters(ctx context.Context, do func(ops.DeadLetters) error) error {
-	return a.withDatabase(ctx, func(_ *settings, conn *pgx.Conn) error {
-		if _, err := ops.CheckMigrated(ctx, conn); err != nil {
-			return err
-		}
-		return do(ops.NewDeadLetters(conn))
-	})
+	return a.withMigrated(ctx, func(conn *pgx.Conn) error { return do(ops.NewDeadLetters(conn)) })
 }
 
 func newListCommand(a *app) *cobra.Command {

@@ -156,10 +156,7 @@ func (a *app) recorded(ctx context.Context, name string) (e *event.Event, payloa
 	if err != nil {
 		return nil, nil, wrongUse("%q is no id of an event: expected a UUID", name)
 	}
-	err = a.withDatabase(ctx, func(_ *settings, conn *pgx.Conn) (err error) {
-		if _, err = ops.CheckMigrated(ctx, conn); err != nil {
-			return err
-		}
+	err = a.withMigrated(ctx, func(conn *pgx.Conn) (err error) {
 		if e, payload, err = ops.Recorded(ctx, conn, id); errors.Is(err, ops.ErrNoEvent) {
 			err = fmt.Errorf("%w (not ingested yet? see weir status; or it is older than the history)", err)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/config"
+	"github.com/fraiseql/weir/internal/ops"
 )
 
 // connectTimeout is how long a database may take to answer, unless its URL says connect_timeout.
@@ -204,6 +205,16 @@ func (a *app) withDatabase(ctx context.Context, do func(s *settings, conn *pgx.C
 	}
 	defer closeConn(ctx, conn)
 	return do(s, conn)
+}
+
+// withMigrated runs a command that needs a session in a database that is migrated, and nothing else of the configuration.
+func (a *app) withMigrated(ctx context.Context, do func(conn *pgx.Conn) error) error {
+	return a.withDatabase(ctx, func(_ *settings, conn *pgx.Conn) error {
+		if _, err := ops.CheckMigrated(ctx, conn); err != nil {
+			return err
+		}
+		return do(conn)
+	})
 }
 
 // withBoth runs a command that needs a session in the source, too.

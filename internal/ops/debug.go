@@ -87,11 +87,10 @@ func (q Question) report(ctx context.Context, db DB, row store.LastEventsRow) (E
 		IngestedAt: event.Time(row.IngestedAt), Observers: []observer.Explanation{},
 	}
 	if q.Observers != nil {
-		e, err := event.Parse(row.Payload)
+		e, err := stored(row.Payload, row.PK, row.TxIndex)
 		if err != nil {
 			return report, err
 		}
-		e.PK, e.TxIndex = row.PK, row.TxIndex
 		report.Explained, report.Observers = true, q.explain(e)
 	}
 	all, err := q.deliveries(ctx, db, row.ID)

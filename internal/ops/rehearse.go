@@ -97,10 +97,16 @@ func Recorded(ctx context.Context, db DB, id uuid.UUID) (*event.Event, []byte, e
 		return nil, nil, fmt.Errorf("%w: %s", ErrNoEvent, id)
 	}
 	row := rows[len(rows)-1] // they are in commit order
-	e, err := event.Parse(row.Payload)
+	e, err := stored(row.Payload, row.PK, row.TxIndex)
+	return e, row.Payload, err
+}
+
+// stored is an event as weir.event has it: its JSON, and what that does not hold.
+func stored(payload []byte, pk, txIndex int64) (*event.Event, error) {
+	e, err := event.Parse(payload)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	e.PK, e.TxIndex = row.PK, row.TxIndex
-	return e, row.Payload, nil
+	e.PK, e.TxIndex = pk, txIndex
+	return e, nil
 }
