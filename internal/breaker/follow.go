@@ -3,6 +3,8 @@ package breaker
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/fraiseql/weir/internal/store"
@@ -161,11 +163,7 @@ func (p *Panel) addMissing(ctx context.Context, rows []store.FollowEndpointsRow)
 	if len(missing) == 0 {
 		return nil
 	}
-	names := make([]string, 0, len(missing))
-	for name := range missing {
-		names = append(names, name)
-	}
-	if err := store.New().AddEndpoints(ctx, p.db, names); err != nil {
+	if err := store.New().AddEndpoints(ctx, p.db, slices.Collect(maps.Keys(missing))); err != nil {
 		return fmt.Errorf("add endpoints: %w", err)
 	}
 	return nil
@@ -189,14 +187,8 @@ func (p *Panel) forgetTarget(ctx context.Context, r store.FollowEndpointsRow) (i
 // settle writes down what this worker has decided. Where somebody else was first, the row's word holds.
 func (p *Panel) settle(ctx context.Context) error {
 	p.mu.Lock()
-	circuits := make([]*circuit, 0, len(p.circuits))
-	for _, c := range p.circuits {
-		circuits = append(circuits, c)
-	}
-	unsaid := map[Action]string{}
-	for a, target := range p.unsaid {
-		unsaid[a] = target
-	}
+	circuits := slices.Collect(maps.Values(p.circuits))
+	unsaid := maps.Clone(p.unsaid)
 	p.mu.Unlock()
 	for _, c := range circuits {
 		d, ok := c.decided()

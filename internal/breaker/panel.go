@@ -87,6 +87,11 @@ func (p *Panel) Configure(endpoints map[string]Endpoint, targets map[Action]stri
 			p.metrics.gone.DeleteLabelValues(a.Observer, a.Action)
 		}
 	}
+	for a := range p.targets {
+		if _, ok := targets[a]; !ok {
+			p.metrics.gone.DeleteLabelValues(a.Observer, a.Action)
+		}
+	}
 	p.targets = targets
 	p.countGone()
 	p.ask()

@@ -336,6 +336,14 @@ func TestGone(t *testing.T) {
 	}
 	a.follow()
 	want(a, "t1", false)
+	if n := testutil.CollectAndCount(a.metrics.gone); n != 1 {
+		t.Errorf("%d series of weir_actions_gone for one action", n)
+	}
+	a.Configure(nil, nil)
+	a.follow()
+	if n := testutil.CollectAndCount(a.metrics.gone); n != 0 {
+		t.Errorf("%d series of weir_actions_gone for an action that is not configured any more", n)
+	}
 }
 
 // Moments are reserved one after the other, on the database's clock.
