@@ -40,6 +40,10 @@ type Action interface {
 	Priority() int
 	// Timeout is how long one call may take.
 	Timeout() time.Duration
+	// Dedup says which events lead to one call, nil: each to its own.
+	Dedup() *Dedup
+	// ResultCache says how results are kept, nil: not.
+	ResultCache() *ResultCache
 }
 
 // Call is one attempt to deliver an event.
@@ -82,6 +86,10 @@ type Common struct { //nolint:recvcheck // Format is the value's: a copy must no
 	JobPriority int `yaml:"priority,omitempty" jsonschema:"minimum=1,maximum=4"`
 	// CallTimeout is how long one call may take. Default: 30s.
 	CallTimeout setting.Duration `yaml:"timeout,omitempty"`
+	// Deduplication says that events with the same key lead to one call. Default: each leads to its own.
+	Deduplication *Dedup `yaml:"dedup,omitempty"`
+	// Caching keeps successful results, so that the next event with the same key sends nothing. Default: none is kept.
+	Caching *ResultCache `yaml:"cache,omitempty"`
 }
 
 const (
@@ -107,6 +115,12 @@ func (c *Common) Priority() int { return c.JobPriority }
 
 // Timeout is how long one call may take.
 func (c *Common) Timeout() time.Duration { return c.CallTimeout.Std() }
+
+// Dedup says which events lead to one call.
+func (c *Common) Dedup() *Dedup { return c.Deduplication }
+
+// ResultCache says how results are kept.
+func (c *Common) ResultCache() *ResultCache { return c.Caching }
 
 // Format prints type and name, whatever the verb: the structs of the types hold secrets.
 func (c Common) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.ActionType+" "+c.Name()) }

@@ -18,6 +18,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"github.com/fraiseql/weir/internal/action"
+	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/jobs"
@@ -38,6 +39,8 @@ type Config struct {
 	Outbound outbound.Config `yaml:"outbound,omitempty"`
 	// SMTP is the mail server of the email actions. Default: none.
 	SMTP *action.SMTP `yaml:"smtp,omitempty"`
+	// Redis is for deduplication and the result cache. Default: none.
+	Redis *cache.Config `yaml:"redis,omitempty"`
 	// HTTP is where the worker serves /metrics, /healthz and /readyz.
 	HTTP HTTP `yaml:"http,omitempty"`
 	// History says how long events and outcomes are kept.
@@ -201,6 +204,9 @@ func (c *Config) fillIn() {
 	c.Source.Config = c.Source.Config.WithDefaults()
 	if c.SMTP != nil {
 		*c.SMTP = c.SMTP.WithDefaults()
+	}
+	if c.Redis != nil {
+		*c.Redis = c.Redis.WithDefaults()
 	}
 	c.History = c.History.WithDefaults()
 	for name, e := range c.Endpoints {

@@ -3,6 +3,8 @@ package event
 import (
 	"strings"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // Outcome is what a delivery left behind, after a success or a failure. It is recorded as the output of the delivery's
@@ -14,6 +16,10 @@ type Outcome struct {
 	ResponseBody string `json:"body,omitempty"`
 	// DurationMS is how long the call took, in milliseconds.
 	DurationMS int64 `json:"duration_ms"`
+	// DuplicateOf is the delivery whose call stands for this one's: dedup has dropped this one, nothing was sent.
+	DuplicateOf *uuid.UUID `json:"duplicate_of,omitempty"`
+	// Cached says that the result is an earlier delivery's, kept by the result cache: nothing was sent.
+	Cached bool `json:"cached,omitempty"`
 }
 
 // excerptBytes bounds Excerpt's result.

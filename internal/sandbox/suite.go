@@ -63,6 +63,10 @@ type Suite struct {
 	once   sync.Once
 	server *Postgres
 	err    error
+
+	redisOnce sync.Once
+	redis     *Redis
+	redisErr  error
 }
 
 // Runner is what *testing.M is, and what goleak wants.
@@ -78,6 +82,12 @@ type suiteRun struct {
 
 func (r suiteRun) Run() int {
 	code := r.tests.Run()
+	if r.suite.redis != nil {
+		if err := r.suite.redis.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "sandbox: stop Redis:", err)
+			code = max(code, 1)
+		}
+	}
 	if r.suite.server == nil {
 		return code
 	}
@@ -96,6 +106,17 @@ func (s *Suite) Postgres(t TB) *Postgres {
 		t.Fatalf("sandbox: %v", s.err)
 	}
 	return s.server
+}
+
+// Redis is the Redis server of the test binary, started if need be, for tests that keep to keys of their own. Those that kill
+// or empty a server start their own with TestRedis.
+func (s *Suite) Redis(t TB) *Redis {
+	t.Helper()
+	s.redisOnce.Do(func() { s.redis, s.redisErr = StartRedis(context.WithoutCancel(t.Context())) })
+	if s.redisErr != nil {
+		t.Fatalf("sandbox: %v", s.redisErr)
+	}
+	return s.redis
 }
 
 // Database is the URL of a migrated database of this test's own.

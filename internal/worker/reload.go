@@ -36,6 +36,7 @@ var fixed = []struct {
 		func(dst, src *config.Config) { dst.Database = src.Database },
 	},
 	{"source", func(c *config.Config) any { return c.Source }, func(dst, src *config.Config) { dst.Source = src.Source }},
+	{"redis", func(c *config.Config) any { return c.Redis }, func(dst, src *config.Config) { dst.Redis = src.Redis }},
 	{"http", func(c *config.Config) any { return c.HTTP }, func(dst, src *config.Config) { dst.HTTP = src.HTTP }},
 	{
 		"shutdown_timeout", func(c *config.Config) any { return c.ShutdownTimeout },

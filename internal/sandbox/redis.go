@@ -1,0 +1,109 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// redisStart bounds how long the server may take to answer.
+const redisStart = 10 * time.Second
+
+// Redis is a private Redis server on 127.0.0.1 that keeps nothing on disk. Not for concurrent use, but its URL is.
+type Redis struct {
+	port    int
+	dir     string
+	args    []string
+	process *Process
+	out     bytes.Buffer
+}
+
+// StartRedis starts redis-server from the PATH on a free port, with further arguments as its command line takes them
+// ("--requirepass", "secret"), and returns when it accepts connections. Stop ends it, and the end of this process.
+func StartRedis(ctx context.Context, args ...string) (*Redis, error) {
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		return nil, fmt.Errorf("%w: install Redis, on Debian with apt-get install redis-server (make test as root does so)", err)
+	}
+	dir, err := os.MkdirTemp("", "weir-redis-")
+	if err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	r := &Redis{port: port, dir: dir, args: args}
+	if err := r.Start(ctx); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return r, nil
+}
+
+// Addr is the server's host:port.
+func (r *Redis) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port)) }
+
+// URL is how to connect.
+func (r *Redis) URL() string { return "redis://" + r.Addr() + "/0" }
+
+// Dir is the server's folder, which Stop removes.
+func (r *Redis) Dir() string { return r.dir }
+
+// Start starts the server again after a Kill, on the same port and empty.
+func (r *Redis) Start(ctx context.Context) error {
+	r.out.Reset()
+	args := append([]string{
+		"--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--dir", r.dir, "--save", "", "--appendonly", "no",
+		"--cluster-config-file", filepath.Join(r.dir, "nodes.conf"),
+	}, r.args...)
+	process, err := StartProcess(context.WithoutCancel(ctx), "redis-server", args, nil, &r.out)
+	if err != nil {
+		return err
+	}
+	r.process = process
+	ctx, cancel := context.WithTimeout(ctx, redisStart)
+	defer cancel()
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.Addr())
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-process.Exited():
+			return fmt.Errorf("redis-server ended: %w\n%s", process.Wait(), r.out.String())
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("redis-server does not answer: %w", err), process.Kill())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// Process is the server's, to be stopped and continued by signals.
+func (r *Redis) Process() *Process { return r.process }
+
+// Kill kills the server. What it held is gone.
+func (r *Redis) Kill() error { return r.process.Kill() }
+
+// Stop kills the server and removes its folder.
+func (r *Redis) Stop() error { return errors.Join(r.Kill(), os.RemoveAll(r.dir)) }
+
+// TestRedis is StartRedis for a test: stopped when it ends. A failure ends the test.
+func TestRedis(t TB, args ...string) *Redis {
+	t.Helper()
+	r, err := StartRedis(context.WithoutCancel(t.Context()), args...)
+	if err != nil {
+		t.Fatalf("sandbox: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := r.Stop(); err != nil {
+			t.Errorf("sandbox: %v", err)
+		}
+	})
+	return r
+}
