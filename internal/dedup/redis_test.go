@@ -5,15 +5,20 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"log/slog"
+	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/dedup"
 	"github.com/fraiseql/weir/internal/sandbox"
+	"github.com/fraiseql/weir/internal/setting"
 )
 
 // sha is what stands in Redis for a long key.
@@ -189,5 +194,57 @@ func TestForgetMany(t *testing.T) {
 		if _, ok, err := marks.Has(t.Context(), d); ok || err != nil {
 			t.Fatalf("got %t, %v, want it to be forgotten", ok, err)
 		}
+	}
+}
+
+// In a Cluster each key may be on another node.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+
+	nodes := []*sandbox.Redis{sandbox.TestRedis(t, "--cluster-enabled", "yes"), sandbox.TestRedis(t, "--cluster-enabled", "yes")}
+	cluster(t, nodes)
+	r := cache.Open(cache.Config{Addrs: []string{nodes[0].Addr()}, Timeout: setting.Duration(5 * time.Second)},
+		slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	t.Cleanup(func() { check(t, r.Close()) })
+	r.Name("shop", "db")
+	p, marks := place{Claims: dedup.NewRedis(r)}, dedup.NewMarks(r)
+	var deliveries []uuid.UUID
+	for range 20 {
+		k, h := dedup.Key{Observer: "o", Action: "a", Key: uuid.NewString()}, someone()
+		p.gets(t, k, h, long)
+		p.claims(t, k, someone(), long, busyWith(h))
+		p.release(t, k, h)
+		p.done(t, k, h, long)
+		p.claims(t, k, someone(), long, duplicateOf(h))
+		check(t, marks.Set(t.Context(), h.Delivery, 200))
+		deliveries = append(deliveries, h.Delivery)
+	}
+	check(t, marks.Forget(t.Context(), deliveries))
+	for _, d := range deliveries {
+		if _, ok, err := marks.Has(t.Context(), d); ok || err != nil {
+			t.Errorf("got %t, %v, want it to be forgotten", ok, err)
+		}
+	}
+}
+
+// cluster makes a Cluster of two nodes, each with half of the slots.
+func cluster(t *testing.T, nodes []*sandbox.Redis) {
+	t.Helper()
+	const slots = 16384
+	host, port, err := net.SplitHostPort(nodes[0].Addr())
+	check(t, err)
+	for i, node := range nodes {
+		c := redis.NewClient(&redis.Options{Addr: node.Addr()})
+		defer c.Close()
+		check(t, c.ClusterAddSlotsRange(t.Context(), i*slots/2, (i+1)*slots/2-1).Err())
+		check(t, c.ClusterMeet(t.Context(), host, port).Err())
+	}
+	for _, node := range nodes {
+		c := redis.NewClient(&redis.Options{Addr: node.Addr()})
+		defer c.Close()
+		eventually(t, "the Cluster is one", func() bool {
+			info, err := c.ClusterInfo(t.Context()).Result()
+			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:2")
+		})
 	}
 }
