@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/invopop/jsonschema"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/fraiseql/weir/internal/setting"
 )
@@ -82,7 +83,8 @@ func (c Config) Check(value func(key string) ast.Node) error {
 	case written("url") != nil:
 		misplaced("master_name", "addrs")
 		if n := written("db"); n != nil {
-			errs = append(errs, setting.ErrorAt(n, "with url, the number of the database stands in it, as in redis://localhost:6379/2: remove db"))
+			errs = append(errs, setting.ErrorAt(n,
+				"with url, the number of the database stands in it, as in redis://localhost:6379/2: remove db"))
 		}
 		if n := written("tls"); n != nil {
 			errs = append(errs, setting.ErrorAt(n, "with url, TLS is rediss:// in place of redis://: remove tls"))
@@ -132,7 +134,10 @@ func (c Config) options() *redis.UniversalOptions {
 		Username: c.UsernameEnv.Value(), Password: c.PasswordEnv.Value(),
 		DialTimeout: c.Timeout.Std(), ReadTimeout: c.Timeout.Std(), WriteTimeout: c.Timeout.Std(), PoolTimeout: c.Timeout.Std(),
 		ContextTimeoutEnabled: true, PoolSize: c.PoolSize, MaxRetries: *c.MaxRetries,
-		DisableIdentity: true,
+		// A dial that fails is not repeated after a pause: the command's timeout would be over.
+		DialerRetries: 1, DisableIdentity: true,
+		// The connection of the subscription must not be replaced behind its back.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	if o.MaxRetries == 0 {
 		o.MaxRetries = -1 // 0 is three

@@ -117,6 +117,9 @@ func (r *Redis) try(ctx context.Context, commands func(context.Context, redis.Un
 	return &AwayError{err}
 }
 
+// serves says that commands are tried now.
+func (r *Redis) serves() bool { return r.prefix.Load() != nil && !r.isAway() }
+
 func (r *Redis) isAway() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

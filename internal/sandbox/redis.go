@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -26,7 +27,8 @@ type Redis struct {
 }
 
 // StartRedis starts redis-server from the PATH on a free port, with further arguments as its command line takes them
-// ("--requirepass", "secret"), and returns when it accepts connections. Stop ends it, and the end of this process.
+// ("--requirepass", "secret"), and returns when it accepts connections. {port} in them is the port, for a server that offers
+// nothing but TLS on it ("--port", "0", "--tls-port", "{port}"). Stop ends it, and the end of this process.
 func StartRedis(ctx context.Context, args ...string) (*Redis, error) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		return nil, fmt.Errorf("%w: install Redis, on Debian with apt-get install redis-server (make test as root does so)", err)
@@ -58,10 +60,13 @@ func (r *Redis) Dir() string { return r.dir }
 // Start starts the server again after a Kill, on the same port and empty.
 func (r *Redis) Start(ctx context.Context) error {
 	r.out.Reset()
-	args := append([]string{
+	args := []string{
 		"--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--dir", r.dir, "--save", "", "--appendonly", "no",
 		"--cluster-config-file", filepath.Join(r.dir, "nodes.conf"),
-	}, r.args...)
+	}
+	for _, arg := range r.args {
+		args = append(args, strings.ReplaceAll(arg, "{port}", strconv.Itoa(r.port)))
+	}
 	process, err := StartProcess(context.WithoutCancel(ctx), "redis-server", args, nil, &r.out)
 	if err != nil {
 		return err

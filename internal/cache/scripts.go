@@ -1,0 +1,155 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Every script touches one key, so that it runs in a Cluster. Times are the server's, whose clocks need not agree: a duration
+// is the same at all of them. A repetition of a command whose answer was lost answers what the first one would have.
+var (
+	// lookup finds a result, or marks the key as being filled by the token ARGV[1] for ARGV[2] ms. The first element says
+	// which: v (a result: the ms left, the ms now, it), b (somebody fills it: the ms left), m (the caller fills it).
+	lookupScript = redis.NewScript(`
+local v = redis.call('GET', KEYS[1])
+local kind = v and string.sub(v, 1, 1)
+if v == 'f' .. ARGV[1] then return {'m'} end
+if kind == 'f' then return {'b', redis.call('PTTL', KEYS[1])} end
+if kind == 'v' then
+  local t = redis.call('TIME')
+  return {'v', redis.call('PTTL', KEYS[1]), t[1] * 1000 + math.floor(t[2] / 1000), v}
+end
+redis.call('SET', KEYS[1], 'f' .. ARGV[1], 'PX', ARGV[2])
+return {'m'}`)
+
+	// hold goes on filling for ARGV[2] ms: 1. Else 0.
+	holdScript = redis.NewScript(`
+if redis.call('GET', KEYS[1]) ~= 'f' .. ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
+
+	// store puts the result ARGV[2] in the place of the filler's mark, for ARGV[3] ms: 1. Else 0.
+	storeScript = redis.NewScript(`
+local v = redis.call('GET', KEYS[1])
+local mine = '|' .. ARGV[1] .. '|'
+if v and string.sub(v, 1, 1) == 'v' and string.find(string.sub(v, 1, 64), mine, 1, true) then return 1 end
+if v ~= 'f' .. ARGV[1] then return 0 end
+local t = redis.call('TIME')
+redis.call('SET', KEYS[1], string.format('v%d', t[1] * 1000 + math.floor(t[2] / 1000)) .. mine .. ARGV[2], 'PX', ARGV[3])
+return 1`)
+
+	// abandon takes the filler's mark away.
+	abandonScript = redis.NewScript(`
+if redis.call('GET', KEYS[1]) == 'f' .. ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0`)
+
+	// remove removes a result, or the mark of who fills it, and says whether it was a result.
+	removeScript = redis.NewScript(`
+local kind = redis.call('GETRANGE', KEYS[1], 0, 0)
+redis.call('UNLINK', KEYS[1])
+return kind == 'v' and 1 or 0`)
+
+	// index adds the member ARGV[1] to an index for ARGV[2] µs at least. Its score grows by that, whatever it was, which
+	// tells who removes it that it was added again. Members whose time is over go, and the set after the last of them.
+	indexScript = redis.NewScript(`
+local t = redis.call('TIME')
+local now = t[1] * 1000000 + t[2]
+local score = now + ARGV[2]
+local old = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if old and tonumber(old) >= score then score = tonumber(old) + 1 end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
+redis.call('ZADD', KEYS[1], string.format('%.0f', score), ARGV[1])
+local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.ceil(last[2] / 1000) + 1000))
+return 1`)
+
+	// forget removes a member from an index if it was not added again since its score was read.
+	forgetScript = redis.NewScript(`
+local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if score and tonumber(score) == tonumber(ARGV[2]) then return redis.call('ZREM', KEYS[1], ARGV[1]) end
+return 0`)
+
+	// count counts the members of an index whose results have not expired, which is ARGV[1] µs before they do.
+	countScript = redis.NewScript(`
+local t = redis.call('TIME')
+return redis.call('ZCOUNT', KEYS[1], '(' .. string.format('%.0f', t[1] * 1000000 + t[2] + ARGV[1]), '+inf')`)
+)
+
+// indexSlack is how much longer a result is in the indexes than it lives: it is put there before it is stored.
+const indexSlack = 10 * time.Second
+
+// answer is what the script lookup says.
+type answer struct {
+	kind  byte
+	left  time.Duration
+	age   time.Duration
+	value []byte
+}
+
+var errStrange = errors.New("there is something else at the key of a result")
+
+func (c *Results) lookup(ctx context.Context, s *subject, token string, lease time.Duration) (answer, error) {
+	var a answer
+	err := c.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
+		reply, err := lookupScript.Run(ctx, client, []string{c.redis.place(s.member)}, token, millis(lease)).Slice()
+		if err != nil {
+			return err
+		}
+		a, err = readAnswer(reply)
+		return err
+	})
+	return a, err
+}
+
+func readAnswer(reply []any) (a answer, err error) {
+	if len(reply) == 0 {
+		return a, errStrange
+	}
+	kind, _ := reply[0].(string)
+	switch {
+	case kind == "m":
+		return answer{kind: 'm'}, nil
+	case kind == "b" && len(reply) == 2:
+		left, _ := reply[1].(int64)
+		return answer{kind: 'b', left: time.Duration(left) * time.Millisecond}, nil
+	case kind == "v" && len(reply) == 4:
+		left, _ := reply[1].(int64)
+		now, _ := reply[2].(int64)
+		text, _ := reply[3].(string)
+		stored, value, err := split(text)
+		return answer{
+			kind: 'v', left: time.Duration(left) * time.Millisecond,
+			age: time.Duration(max(0, now-stored)) * time.Millisecond, value: []byte(value),
+		}, err
+	default:
+		return a, errStrange
+	}
+}
+
+// split takes v<unix ms>|<token>|<value> apart.
+func split(text string) (stored int64, value string, err error) {
+	parts := strings.SplitN(strings.TrimPrefix(text, "v"), "|", 3)
+	if len(parts) != 3 {
+		return 0, "", errStrange
+	}
+	stored, err = strconv.ParseInt(parts[0], 10, 64)
+	if err != nil {
+		return 0, "", fmt.Errorf("%w: %w", errStrange, err)
+	}
+	return stored, parts[2], nil
+}
+
+// index puts a subject into its indexes for as long as its result or the mark of who fills it may live. Script and all are sent:
+// what a pipeline asks for by its hash fails where the server does not know it.
+func (r *Redis) index(ctx context.Context, pipe redis.Pipeliner, s *subject, life time.Duration) {
+	for _, key := range r.indexes(s) {
+		indexScript.Eval(ctx, pipe, []string{key}, s.member, (life + indexSlack).Microseconds())
+	}
+}
+
+func millis(d time.Duration) int64 { return max(1, d.Milliseconds()) }
