@@ -144,6 +144,9 @@ func (c *Common) check(f fields) []error {
 		errs = append(errs, f.errorAt("timeout", "a timeout of 0 would fail every call: expected more, as in 30s"))
 	}
 	c.CallTimeout = cmp.Or(c.CallTimeout, defaultTimeout)
+	if why := noResult[c.ActionType]; why != "" && f.has("cache") {
+		errs = append(errs, f.errorAt("cache", "%s: remove cache", why))
+	}
 	return errs
 }
 
