@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/outbound"
 	"github.com/fraiseql/weir/internal/rule"
@@ -26,8 +27,8 @@ type Action interface {
 	// Do does it once. The Outcome holds also for a failure. The error is an *Error, see there; Do returns soon after
 	// ctx ends. The caller applies Timeout.
 	Do(ctx context.Context, call Call) (event.Outcome, error)
-	// Preview renders what Do would send, and sends nothing. It needs no more of call than Do, and no CompleteTx. An error
-	// is one that Do would return; values that only the environment knows may be unknown.
+	// Preview renders what Do would send, and sends nothing. It needs no more of call than Do, and neither CompleteTx nor
+	// Refresh. An error is one that Do would return; values that only the environment knows may be unknown.
 	Preview(call Call) (Preview, error)
 
 	// Name is unique in the observer.
@@ -64,13 +65,20 @@ type Call struct {
 	// lost; a delivery that was completed is not attempted again. Work runs at most once, and not at all when the delivery
 	// is no longer this attempt's.
 	CompleteTx func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error
+	// Refresh calls another action for the same event and keeps its result, whether one is kept already or not. The action has
+	// `cache:`, and the error is what its Do returns.
+	Refresh func(ctx context.Context, observer, action string) (event.Outcome, error)
 }
 
 // Deps is what actions need at run time.
 type Deps struct {
 	HTTP   *outbound.Client
 	Mailer *Mailer // nil: there is no section smtp, and no email action
-	Logger *slog.Logger
+	// Redis and Results are what the cache action needs of the application's Redis and of the result cache. nil: there is no
+	// section redis, and no cache action.
+	Redis   *cache.Redis
+	Results *cache.Results
+	Logger  *slog.Logger
 }
 
 // Common are the keys that every type of action has. The fields have longer names than the keys, which are those of

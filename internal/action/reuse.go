@@ -35,6 +35,7 @@ type ResultCache struct {
 var noResult = map[string]string{
 	databaseType: "a database action has nothing that could be kept: what its function does is done in the database",
 	"log":        "a log action has nothing that could be kept",
+	cacheType:    "a cache action has nothing that could be kept",
 }
 
 // UnmarshalYAML reads the section at a node of the file, strictly.

@@ -65,6 +65,11 @@ var descriptions = map[string]string{
 	"subject":              "One line, a template.",
 	"html_template":        "The mail in HTML; values are escaped.",
 	"email.body_template":  "The mail's text.",
+	"action":               "What to do: remove keys and results, or have one result made anew. Default: invalidate.",
+	"keys":                 "Keys of the application's Redis, templates. Weir's results with these keys are removed, too.",
+	"key_pattern":          "The same for all keys that match, as in order:{{ entity_id }}:*, a template. Values match only themselves.",
+	"tags":                 "Tags of Weir's results, templates.",
+	"webhook":              "With refresh: the action with cache: whose result is made anew, as ACTION or OBSERVER/ACTION.",
 }
 
 // JSONSchema describes the types of actions to editors.

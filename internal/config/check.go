@@ -36,6 +36,7 @@ func (c *checker) check() {
 		}
 	}
 	c.servers()
+	c.refreshed()
 	if len(c.errs) == 0 {
 		c.warnActions()
 		c.warnEndpoints()
@@ -99,6 +100,54 @@ func (c *checker) actions() (all []ast.Node) {
 		all = append(all, items(entry(pair.Value, "actions"))...)
 	}
 	return all
+}
+
+// refreshed finds cache actions with refresh that name no action, or one that keeps no result.
+func (c *checker) refreshed() {
+	for _, pair := range pairsOf(entry(c.root, "observers")) {
+		own, _ := keyText(pair.Key)
+		for _, item := range items(entry(pair.Value, "actions")) {
+			node := entry(item, "webhook")
+			if textOf(entry(item, "type")) != "cache" || textOf(node) == "" || c.failedAt(node) {
+				continue
+			}
+			name := textOf(node)
+			if !strings.Contains(name, "/") {
+				name = own + "/" + name
+			}
+			c.keepsResult(node, name)
+		}
+	}
+}
+
+// keepsResult says that an action, by its observer's name and its own, is one with cache:.
+func (c *checker) keepsResult(node ast.Node, name string) {
+	var keepers []string
+	exists := false
+	for _, pair := range pairsOf(entry(c.root, "observers")) {
+		own, _ := keyText(pair.Key)
+		for _, item := range items(entry(pair.Value, "actions")) {
+			named := entry(item, "name")
+			if named == nil {
+				named = entry(item, "type")
+			}
+			if named == nil || c.isUnknown(named) {
+				return // it may be this one
+			}
+			full := own + "/" + textOf(named)
+			exists = exists || full == name
+			if cache := entry(item, "cache"); cache != nil && cache.Type() != ast.NullType {
+				keepers = append(keepers, full)
+			}
+		}
+	}
+	switch {
+	case slices.Contains(keepers, name):
+	case exists:
+		c.fail(node, "the action "+name+" keeps no result that could be made anew", "add cache: to it")
+	default:
+		c.fail(node, "there is no action "+name, didYouMean(name, keepers)+"expected one with cache:, as ACTION or OBSERVER/ACTION")
+	}
 }
 
 // warnActions puts the actions' own warnings at the key that they speak of.
