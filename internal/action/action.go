@@ -24,13 +24,17 @@ import (
 
 // Action is something to do about an event. It is immutable and safe for concurrent use.
 type Action interface {
+	Settings
 	// Do does it once. The Outcome holds also for a failure. The error is an *Error, see there; Do returns soon after
 	// ctx ends. The caller applies Timeout.
 	Do(ctx context.Context, call Call) (event.Outcome, error)
 	// Preview renders what Do would send, and sends nothing. It needs no more of call than Do, and neither CompleteTx nor
 	// Refresh. An error is one that Do would return; values that only the environment knows may be unknown.
 	Preview(call Call) (Preview, error)
+}
 
+// Settings are what weir.yaml says of every action, whatever its type.
+type Settings interface {
 	// Name is unique in the observer.
 	Name() string
 	// Type is the type's name in weir.yaml: "webhook", "database", "log".

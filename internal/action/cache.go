@@ -79,7 +79,8 @@ func checkPattern(f fields, pattern *rule.Template) []error {
 		return notEmpty(f, "key_pattern", pattern)
 	}
 	if text, static := pattern.Static(); static && matchesAll(text) {
-		return []error{f.errorAt("key_pattern", "%s would remove every key: begin it with what your keys begin with, as in order:*", text)}
+		return []error{f.errorAt("key_pattern",
+			"%s would remove every key: begin it with what your keys begin with, as in order:*", text)}
 	}
 	return nil
 }
@@ -267,7 +268,7 @@ func (c *Cache) Preview(call Call) (Preview, error) {
 
 // JSONSchemaExtend says which keys go together.
 func (Cache) JSONSchemaExtend(s *jsonschema.Schema) {
-	s.AnyOf = []*jsonschema.Schema{
-		{Required: []string{"keys"}}, {Required: []string{"key_pattern"}}, {Required: []string{"tags"}}, {Required: []string{"webhook"}},
+	for _, key := range []string{"keys", "key_pattern", "tags", "webhook"} {
+		s.AnyOf = append(s.AnyOf, &jsonschema.Schema{Required: []string{key}})
 	}
 }

@@ -79,8 +79,8 @@ func (c Config) Type() string {
 }
 
 // Endpoint names the place where the action goes: the name that it gives itself, else the host and port of its URL (in
-// lower case, https's port 443 dropped), else smtp for email and redis for cache, else the type. It is "" when the URL stands in the environment
-// and secrets were not looked up.
+// lower case, https's port 443 dropped), else smtp for email and redis for cache, else the type. It is "" when the URL stands
+// in the environment and secrets were not looked up.
 func (c Config) Endpoint() string { return c.spec.Endpoint() }
 
 // Priority is River's: 1 (first, the default) to 4.
@@ -124,7 +124,7 @@ func (c *Config) UnmarshalYAML(ctx context.Context, node ast.Node) error {
 		return f.errorAt("type", "%q is no type of action: expected one of %s", kind, known)
 	}
 	var errs []error
-	if errs, c.unread = f.decode(ctx, c.spec, "in "+kindOf(c.spec)+" action"); len(errs) == 0 { // what follows would only repeat them
+	if errs, c.unread = f.decode(ctx, c.spec, "in "+kindOf(c.spec)+" action"); len(errs) == 0 { // else what follows repeats them
 		errs = append(c.spec.common().check(f), c.spec.check(f)...)
 	}
 	return errors.Join(errs...)

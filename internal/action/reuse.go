@@ -98,7 +98,8 @@ func (f fields) checkList(key string, list []*rule.Template) (errs []error) {
 	written, _ := f.values[key].(*ast.SequenceNode)
 	for i, t := range list {
 		if isEmpty(t) {
-			errs = append(errs, setting.ErrorAt(written.Values[i], "an entry of %s is empty: write a text or a template, or remove it", key))
+			errs = append(errs, setting.ErrorAt(written.Values[i],
+				"an entry of %s is empty: write a text or a template, or remove it", key))
 		}
 	}
 	return errs

@@ -29,7 +29,7 @@ var descriptions = map[string]string{
 	"priority":             "1 (first) to 4. Default: 1.",
 	"timeout":              "How long one call may take. Default: 30s.",
 	"dedup":                "Of the events with the same key, one within the window leads to a call. Default: each does.",
-	"cache":                "A successful result stands for later ones with the same key, which send nothing. Default: none is kept.",
+	"cache":                "A successful result stands for later ones with the same key. Default: none is kept.",
 	"url":                  "The target, a template. Its scheme and host cannot be templated.",
 	"url_env":              "The environment variable that holds the target.",
 	"method":               "Default: POST.",
@@ -67,7 +67,7 @@ var descriptions = map[string]string{
 	"email.body_template":  "The mail's text.",
 	"action":               "What to do: remove keys and results, or have one result made anew. Default: invalidate.",
 	"keys":                 "Keys of the application's Redis, templates. Weir's results with these keys are removed, too.",
-	"key_pattern":          "The same for all keys that match, as in order:{{ entity_id }}:*, a template. Values match only themselves.",
+	"key_pattern":          "The same for all keys that match, as in order:{{ entity_id }}:*. A value matches only itself.",
 	"tags":                 "Tags of Weir's results, templates.",
 	"webhook":              "With refresh: the action with cache: whose result is made anew, as ACTION or OBSERVER/ACTION.",
 }
