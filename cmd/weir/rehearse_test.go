@@ -70,6 +70,40 @@ func TestRehearse(t *testing.T) {
 		says("observer: order-shipped\n", "verdict: match\n", "unset:\n  - SLACK_URL\n")
 }
 
+// Of whatever type an action is, the keys by which it shares calls and results are shown.
+func TestRehearseSharedCalls(t *testing.T) {
+	t.Parallel()
+	const observers = `
+redis: {url: "redis://redis.example.org"}
+observers:
+  shared:
+    entity: Order
+    actions:
+      - type: webhook
+        url: https://erp.example.org/hooks
+        dedup: {key: "order {{ entity_id }}", window: 5m}
+        cache: {key: "at {{ total }}", ttl: 1h, tags: ["{{ status }}", "{{ null }}", orders]}
+      - {name: audit, type: log, dedup: {key: "{{ note }}", window: 5m}}
+      - {name: stale, type: cache, keys: ["order:{{ entity_id }}"], key_pattern: "order:{{ data.glob }}:*", tags: [a, "{{ status }}"]}
+      - {name: again, type: cache, action: refresh, webhook: webhook}
+  no-key:
+    entity: Order
+    actions:
+      - {type: log, dedup: {key: "{{ null }}", window: 5m}}
+      - {name: typo, type: webhook, url: https://erp.example.org, cache: {key: "{{ totl }}", ttl: 5m}}
+      - {name: every-key, type: cache, key_pattern: "{{ null }}*"}
+      - {name: incomplete, type: log, dedup: {key: a, window: "${UNSET_WINDOW}"}}
+`
+	path, event := file(t, observers), eventFile(t, strings.Replace(shippedEvent, `"status"`, `"glob": "*", "status"`, 1))
+	weir(t, "test", "shared", "--event", event, "--config", path).exits(0).
+		says("dedup key: order order-1", "cache key: at 100.10", "cache tags: shipped, orders", "dedup key: a & bU+001B[31m",
+			"stale (cache) to redis", "action: invalidate", "keys: order:order-1", `pattern: order:\*:*`, "tags: a, shipped",
+			"action: refresh", "webhook: shared/webhook")
+	weir(t, "test", "no-key", "--event", event, "--config", path).exits(1).
+		says("ERROR dedup: key: it renders to an empty text", "ERROR cache: key: {{ totl }}", `did you mean "total"?`,
+			`ERROR key_pattern: it renders to "*", which would remove every key`, "lacks ${UNSET_WINDOW}")
+}
+
 func TestRehearseWithoutAMatch(t *testing.T) {
 	t.Parallel()
 	path, event := file(t, rehearsedObservers), eventFile(t, shippedEvent)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/outbound"
 	"github.com/fraiseql/weir/internal/rule"
@@ -23,13 +24,17 @@ import (
 
 // Action is something to do about an event. It is immutable and safe for concurrent use.
 type Action interface {
+	Settings
 	// Do does it once. The Outcome holds also for a failure. The error is an *Error, see there; Do returns soon after
 	// ctx ends. The caller applies Timeout.
 	Do(ctx context.Context, call Call) (event.Outcome, error)
-	// Preview renders what Do would send, and sends nothing. It needs no more of call than Do, and no CompleteTx. An error
-	// is one that Do would return; values that only the environment knows may be unknown.
+	// Preview renders what Do would send, and sends nothing. It needs no more of call than Do, and neither CompleteTx nor
+	// Refresh. An error is one that Do would return; values that only the environment knows may be unknown.
 	Preview(call Call) (Preview, error)
+}
 
+// Settings are what weir.yaml says of every action, whatever its type.
+type Settings interface {
 	// Name is unique in the observer.
 	Name() string
 	// Type is the type's name in weir.yaml: "webhook", "database", "log".
@@ -64,13 +69,20 @@ type Call struct {
 	// lost; a delivery that was completed is not attempted again. Work runs at most once, and not at all when the delivery
 	// is no longer this attempt's.
 	CompleteTx func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error
+	// Refresh calls another action for the same event and keeps its result, whether one is kept already or not. The action has
+	// `cache:`, and the error is what its Do returns.
+	Refresh func(ctx context.Context, observer, action string) (event.Outcome, error)
 }
 
 // Deps is what actions need at run time.
 type Deps struct {
 	HTTP   *outbound.Client
 	Mailer *Mailer // nil: there is no section smtp, and no email action
-	Logger *slog.Logger
+	// Redis and Results are what the cache action needs of the application's Redis and of the result cache. nil: there is no
+	// section redis, and no cache action.
+	Redis   *cache.Redis
+	Results *cache.Results
+	Logger  *slog.Logger
 }
 
 // Common are the keys that every type of action has. The fields have longer names than the keys, which are those of
@@ -144,6 +156,9 @@ func (c *Common) check(f fields) []error {
 		errs = append(errs, f.errorAt("timeout", "a timeout of 0 would fail every call: expected more, as in 30s"))
 	}
 	c.CallTimeout = cmp.Or(c.CallTimeout, defaultTimeout)
+	if why := noResult[c.ActionType]; why != "" && f.has("cache") {
+		errs = append(errs, f.errorAt("cache", "%s: remove cache", why))
+	}
 	return errs
 }
 

@@ -35,7 +35,7 @@ type spec interface {
 
 // Types lists the types of actions that weir.yaml accepts.
 func Types() []string {
-	return []string{"webhook", slackType, emailType, smsType, pushType, databaseType, "log"}
+	return []string{"webhook", slackType, emailType, smsType, pushType, cacheType, databaseType, "log"}
 }
 
 // newSpec returns an empty struct of the type, nil for an unknown one.
@@ -51,6 +51,8 @@ func newSpec(kind string) spec {
 		return &SMS{}
 	case pushType:
 		return &Push{}
+	case cacheType:
+		return &Cache{}
 	case databaseType:
 		return &Database{}
 	case "log":
@@ -77,8 +79,8 @@ func (c Config) Type() string {
 }
 
 // Endpoint names the place where the action goes: the name that it gives itself, else the host and port of its URL (in
-// lower case, https's port 443 dropped), else smtp for email, else the type. It is "" when the URL stands in the environment
-// and secrets were not looked up.
+// lower case, https's port 443 dropped), else smtp for email and redis for cache, else the type. It is "" when the URL stands
+// in the environment and secrets were not looked up.
 func (c Config) Endpoint() string { return c.spec.Endpoint() }
 
 // Priority is River's: 1 (first, the default) to 4.
@@ -92,7 +94,7 @@ func (c Config) Warnings() []string {
 	if c.spec == nil {
 		return nil
 	}
-	return c.spec.warnings()
+	return append(c.spec.warnings(), c.spec.common().reuseWarnings()...)
 }
 
 // Bind gives the action what it needs at run time.
@@ -109,7 +111,7 @@ func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.Type()+
 // UnmarshalYAML reads an action at a node of the file, by its type and strictly. It reports every error that it finds,
 // joined, each with its place.
 func (c *Config) UnmarshalYAML(ctx context.Context, node ast.Node) error {
-	f, err := fieldsOf(node)
+	f, err := fieldsOf(node, "an action: keys with values, as in {type: log}")
 	if err != nil {
 		return err
 	}
@@ -122,23 +124,24 @@ func (c *Config) UnmarshalYAML(ctx context.Context, node ast.Node) error {
 		return f.errorAt("type", "%q is no type of action: expected one of %s", kind, known)
 	}
 	var errs []error
-	if errs, c.unread = f.decode(ctx, c.spec); len(errs) == 0 { // what follows would only repeat them
+	if errs, c.unread = f.decode(ctx, c.spec, "in "+kindOf(c.spec)+" action"); len(errs) == 0 { // else what follows repeats them
 		errs = append(c.spec.common().check(f), c.spec.check(f)...)
 	}
 	return errors.Join(errs...)
 }
 
-// fields are the keys of an action in the file.
+// fields are the keys of an action, or of a section of it, in the file.
 type fields struct {
 	node   ast.Node
 	pairs  []*ast.MappingValueNode
 	values map[string]ast.Node
 }
 
-func fieldsOf(node ast.Node) (fields, error) {
+// fieldsOf reads the keys of a node. expected says what it has to be.
+func fieldsOf(node ast.Node, expected string) (fields, error) {
 	m, ok := node.(ast.MapNode)
 	if !ok {
-		return fields{}, setting.ErrorAt(node, "expected an action: keys with values, as in {type: log}")
+		return fields{}, setting.ErrorAt(node, "expected %s", expected)
 	}
 	f := fields{node: node, values: map[string]ast.Node{}}
 	for iter := m.MapRange(); iter.Next(); {
@@ -154,7 +157,7 @@ func (f fields) has(key string) bool {
 	return ok && v.Type() != ast.NullType
 }
 
-// errorAt is an error at the key's value, or at the beginning of the action when it is not written.
+// errorAt is an error at the key's value, or at the beginning of all of them when it is not written.
 func (f fields) errorAt(key, format string, args ...any) error {
 	if f.has(key) {
 		return setting.ErrorAt(f.values[key], format, args...)
@@ -166,20 +169,20 @@ func (f fields) errorAt(key, format string, args ...any) error {
 }
 
 // decode fills the struct key by key, since the decoder stops at the first error. They come in the order of the file, and so do
-// the values that they are about.
-func (f fields) decode(ctx context.Context, into spec) (errs []error, unread []string) {
+// the values that they are about. where says whose keys they are.
+func (f fields) decode(ctx context.Context, into any, where string) (errs []error, unread []string) {
 	decoder := yaml.NewDecoder(strings.NewReader(""), yaml.Strict())
 	for _, pair := range f.pairs {
 		one := ast.Mapping(pair.GetToken(), false, pair)
 		if err := decoder.DecodeFromNodeContext(ctx, one, into); err != nil {
-			errs, unread = append(errs, explain(err, pair, into)), append(unread, pair.Value.String())
+			errs, unread = append(errs, explain(err, pair, into, where)), append(unread, pair.Value.String())
 		}
 	}
 	return errs, unread
 }
 
 // explain says for people what the decoder says about Go's types.
-func explain(err error, pair *ast.MappingValueNode, into spec) error {
+func explain(err error, pair *ast.MappingValueNode, into any, where string) error {
 	var (
 		unknown  *yaml.UnknownFieldError
 		mismatch *yaml.TypeError
@@ -188,7 +191,7 @@ func explain(err error, pair *ast.MappingValueNode, into spec) error {
 	key := pair.Key.GetToken().Value
 	switch {
 	case errors.As(err, &unknown):
-		return setting.ErrorAt(pair.Key, "unknown key %q in %s action: expected one of %s", key, kindOf(into),
+		return setting.ErrorAt(pair.Key, "unknown key %q %s: expected one of %s", key, where,
 			strings.Join(keysOf(reflect.TypeOf(into).Elem()), ", "))
 	case errors.As(err, &mismatch):
 		return &yaml.SyntaxError{Message: "expected " + nounOf(mismatch.DstType), Token: mismatch.Token}
@@ -223,6 +226,8 @@ func keysOf(t reflect.Type) []string {
 
 func nounOf(t reflect.Type) string {
 	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
 	case reflect.Int:
 		return "a whole number"
 	case reflect.String:

@@ -56,10 +56,7 @@ func needs(f fields, keys ...string) (errs []error) {
 
 // notEmpty refuses a template that is empty for every event. One that is missing is somebody else's to report.
 func notEmpty(f fields, key string, tmpl *rule.Template) []error {
-	if tmpl == nil {
-		return nil
-	}
-	if text, static := tmpl.Static(); static && text == "" {
+	if tmpl != nil && isEmpty(tmpl) {
 		return []error{f.errorAt(key, "%s is empty: write a text or a template, or remove it", key)}
 	}
 	return nil

@@ -92,6 +92,12 @@ type incomplete struct {
 // variable is the reference to one in a value that could not be read.
 var variable = regexp.MustCompile(`\$\{[a-zA-Z_][a-zA-Z0-9_]*\}`)
 
+// Dedup is not known: it may be what could not be read.
+func (incomplete) Dedup() *Dedup { return nil }
+
+// ResultCache is not known either.
+func (incomplete) ResultCache() *ResultCache { return nil }
+
 // Preview says what it takes to know more.
 func (i incomplete) Preview(Call) (Preview, error) {
 	missing := variable.FindAllString(strings.Join(i.unread, " "), -1)

@@ -1,8 +1,11 @@
 package action
 
 import (
+	"context"
 	"errors"
 	"fmt"
+
+	"github.com/goccy/go-yaml/ast"
 
 	"github.com/fraiseql/weir/internal/rule"
 	"github.com/fraiseql/weir/internal/setting"
@@ -26,6 +29,115 @@ type ResultCache struct {
 	TTL setting.Duration `yaml:"ttl" jsonschema:"required"`
 	// Tags are templates: names by which results are invalidated together.
 	Tags []*rule.Template `yaml:"tags,omitempty"`
+}
+
+// noResult are the types of actions whose results cannot stand for others, and why.
+var noResult = map[string]string{
+	databaseType: "a database action has nothing that could be kept: what its function does is done in the database",
+	"log":        "a log action has nothing that could be kept",
+	cacheType:    "a cache action has nothing that could be kept",
+}
+
+// UnmarshalYAML reads the section at a node of the file, strictly.
+func (d *Dedup) UnmarshalYAML(ctx context.Context, node ast.Node) error {
+	type plain Dedup // which does not decode itself
+	f, err := section(ctx, node, "dedup", "{key: \"{{ entity_id }}\", window: 5m}", (*plain)(d))
+	if err != nil {
+		return err
+	}
+	errs := f.checkKey("dedup", d.Key)
+	if f.has("window") && d.Window <= 0 {
+		errs = append(errs, f.errorAt("window", "a window of 0 would drop nothing: expected more, as in 5m"))
+	}
+	return errors.Join(append(errs, f.missing("dedup", "window", "5m")...)...)
+}
+
+// UnmarshalYAML reads the section at a node of the file, strictly.
+func (c *ResultCache) UnmarshalYAML(ctx context.Context, node ast.Node) error {
+	type plain ResultCache // which does not decode itself
+	f, err := section(ctx, node, "cache", "{key: \"{{ data.customer_id }}\", ttl: 10m}", (*plain)(c))
+	if err != nil {
+		return err
+	}
+	errs := f.checkKey("cache", c.Key)
+	if f.has("ttl") && c.TTL <= 0 {
+		errs = append(errs, f.errorAt("ttl", "a ttl of 0 would keep nothing: expected more, as in 10m"))
+	}
+	errs = append(errs, f.missing("cache", "ttl", "10m")...)
+	return errors.Join(append(errs, f.checkList("tags", c.Tags)...)...)
+}
+
+// section fills a section's struct from a node of the file.
+func section(ctx context.Context, node ast.Node, name, example string, into any) (fields, error) {
+	f, err := fieldsOf(node, "keys with values, as in "+name+": "+example)
+	if err != nil {
+		return f, err
+	}
+	errs, _ := f.decode(ctx, into, "in "+name)
+	return f, errors.Join(errs...)
+}
+
+// checkKey looks at a section's key.
+func (f fields) checkKey(section string, key *rule.Template) []error {
+	return append(f.missing(section, "key", `"{{ entity_id }}"`), notEmpty(f, "key", key)...)
+}
+
+// missing says that a section lacks a key.
+func (f fields) missing(section, key, example string) []error {
+	if f.has(key) {
+		return nil
+	}
+	return []error{f.errorAt(key, "%s needs the key %s: add it, as in %s: %s", section, key, key, example)}
+}
+
+// checkList refuses entries of a list of templates that are empty for every event.
+func (f fields) checkList(key string, list []*rule.Template) (errs []error) {
+	if len(list) == 0 && f.has(key) {
+		return []error{f.errorAt(key, "%s is empty: add an entry, or remove it", key)}
+	}
+	written, _ := f.values[key].(*ast.SequenceNode)
+	for i, t := range list {
+		if isEmpty(t) {
+			errs = append(errs, setting.ErrorAt(written.Values[i],
+				"an entry of %s is empty: write a text or a template, or remove it", key))
+		}
+	}
+	return errs
+}
+
+// isEmpty says that a template is empty for every event.
+func isEmpty(t *rule.Template) bool {
+	if t == nil {
+		return true
+	}
+	text, static := t.Static()
+	return static && text == ""
+}
+
+// reuseWarnings are about keys that do not tell apart, or that tell everything apart.
+func (c *Common) reuseWarnings() (warnings []string) {
+	if c.Deduplication != nil {
+		warnings = append(warnings, keyWarnings("dedup", c.Deduplication.Key)...)
+	}
+	if c.Caching != nil {
+		warnings = append(warnings, keyWarnings("cache", c.Caching.Key)...)
+	}
+	return warnings
+}
+
+// identities are the fields of an event that no other event shares.
+var identities = []string{"id", "seq"}
+
+func keyWarnings(section string, key *rule.Template) []string {
+	if _, static := key.Static(); static {
+		return []string{section + ".key has no placeholder: every event shares it"}
+	}
+	for _, field := range identities {
+		if key.Reads(field) {
+			return []string{fmt.Sprintf("%s.key holds %s, which no other event has: nothing is ever saved by it", section, field)}
+		}
+	}
+	return nil
 }
 
 // errNoKey refuses the key that every event without the value would share.

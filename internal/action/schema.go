@@ -7,6 +7,20 @@ import (
 	"github.com/invopop/jsonschema"
 )
 
+// sections are what editors show for the keys of an action's sections.
+var sections = map[string]map[string]string{
+	"dedup": {
+		"key":      "A template: events for which it renders to the same text lead to one call.",
+		"window":   "For how long after a successful call others with its key are dropped.",
+		"required": "Deliveries wait while Redis is away, in place of going on without dedup. Default: false.",
+	},
+	"cache": {
+		"key":  "A template: events for which it renders to the same text have the same result.",
+		"ttl":  "For how long a result is kept.",
+		"tags": "Templates: names by which results are invalidated together.",
+	},
+}
+
 // descriptions are what editors show for each key, or for a key of one type.
 var descriptions = map[string]string{
 	"name":                 "Unique in the observer. Default: the type.",
@@ -14,6 +28,8 @@ var descriptions = map[string]string{
 	"endpoint":             "The place where the action goes: a key of endpoints. Default: the URL's host and port.",
 	"priority":             "1 (first) to 4. Default: 1.",
 	"timeout":              "How long one call may take. Default: 30s.",
+	"dedup":                "Of the events with the same key, one within the window leads to a call. Default: each does.",
+	"cache":                "A successful result stands for later ones with the same key. Default: none is kept.",
 	"url":                  "The target, a template. Its scheme and host cannot be templated.",
 	"url_env":              "The environment variable that holds the target.",
 	"method":               "Default: POST.",
@@ -49,6 +65,11 @@ var descriptions = map[string]string{
 	"subject":              "One line, a template.",
 	"html_template":        "The mail in HTML; values are escaped.",
 	"email.body_template":  "The mail's text.",
+	"action":               "What to do: remove keys and results, or have one result made anew. Default: invalidate.",
+	"keys":                 "Keys of the application's Redis, templates. Weir's results with these keys are removed, too.",
+	"key_pattern":          "The same for all keys that match, as in order:{{ entity_id }}:*. A value matches only itself.",
+	"tags":                 "Tags of Weir's results, templates.",
+	"webhook":              "With refresh: the action with cache: whose result is made anew, as ACTION or OBSERVER/ACTION.",
 }
 
 // JSONSchema describes the types of actions to editors.
@@ -60,8 +81,12 @@ func (Config) JSONSchema() *jsonschema.Schema {
 	for _, kind := range Types() {
 		one := reflector.ReflectFromType(reflect.TypeOf(newSpec(kind)).Elem())
 		one.Version, one.Title = "", kind
+		if noResult[kind] != "" {
+			one.Properties.Delete("cache")
+		}
 		for pair := one.Properties.Oldest(); pair != nil; pair = pair.Next() {
 			pair.Value.Description = cmp.Or(descriptions[kind+"."+pair.Key], descriptions[pair.Key])
+			describe(pair.Value, sections[pair.Key])
 		}
 		if typ, ok := one.Properties.Get("type"); ok {
 			typ.Const = kind
@@ -69,4 +94,13 @@ func (Config) JSONSchema() *jsonschema.Schema {
 		union.OneOf = append(union.OneOf, one)
 	}
 	return union
+}
+
+// describe gives the keys of a section their descriptions.
+func describe(section *jsonschema.Schema, keys map[string]string) {
+	for key, description := range keys {
+		if property, ok := section.Properties.Get(key); ok {
+			property.Description = description
+		}
+	}
 }

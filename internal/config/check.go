@@ -35,7 +35,8 @@ func (c *checker) check() {
 			c.fail(pair.Key, err.Error(), "")
 		}
 	}
-	c.mailServer()
+	c.servers()
+	c.refreshed()
 	if len(c.errs) == 0 {
 		c.warnActions()
 		c.warnEndpoints()
@@ -70,22 +71,82 @@ func (c *checker) databaseURL() {
 	c.cfg.Database.URL = u
 }
 
-// mailServer finds email actions that have none.
-func (c *checker) mailServer() {
-	if c.cfg.SMTP != nil {
-		return
+// servers finds actions whose server has no section.
+func (c *checker) servers() {
+	for _, item := range c.actions() {
+		kind := textOf(entry(item, "type"))
+		if kind == "email" && c.cfg.SMTP == nil {
+			c.fail(entry(item, "type"), "an email action needs a mail server, and there is no section smtp",
+				"write one, as in smtp: {host: mail.example.org, from: weir@example.org}")
+		}
+		if c.cfg.Redis == nil {
+			c.withoutRedis(item, kind)
+		}
 	}
+}
+
+func (c *checker) withoutRedis(item ast.Node, kind string) {
+	const hint = "write one, as in redis: {url: \"redis://localhost:6379/0\"}"
+	if kind == "cache" {
+		c.fail(entry(item, "type"), "a cache action needs Redis, and there is no section redis", hint)
+	} else if pair := pairOf(item, "cache"); pair != nil && pair.Value.Type() != ast.NullType {
+		c.fail(pair.Key, "cache needs Redis, and there is no section redis", hint)
+	}
+}
+
+// actions are all that the file has, of every observer.
+func (c *checker) actions() (all []ast.Node) {
 	for _, pair := range pairsOf(entry(c.root, "observers")) {
+		all = append(all, items(entry(pair.Value, "actions"))...)
+	}
+	return all
+}
+
+// refreshed finds cache actions with refresh that name no action, or one that keeps no result.
+func (c *checker) refreshed() {
+	for _, pair := range pairsOf(entry(c.root, "observers")) {
+		own, _ := keyText(pair.Key)
 		for _, item := range items(entry(pair.Value, "actions")) {
-			node := entry(item, "type")
-			if node == nil {
+			node := entry(item, "webhook")
+			if textOf(entry(item, "type")) != "cache" || textOf(node) == "" || c.failedAt(node) {
 				continue
 			}
-			if kind, _ := setting.Text(node); kind == "email" {
-				c.fail(node, "an email action needs a mail server, and there is no section smtp",
-					"write one, as in smtp: {host: mail.example.org, from: weir@example.org}")
+			name := textOf(node)
+			if !strings.Contains(name, "/") {
+				name = own + "/" + name
+			}
+			c.keepsResult(node, name)
+		}
+	}
+}
+
+// keepsResult says that an action, by its observer's name and its own, is one with cache:.
+func (c *checker) keepsResult(node ast.Node, name string) {
+	var keepers []string
+	exists := false
+	for _, pair := range pairsOf(entry(c.root, "observers")) {
+		own, _ := keyText(pair.Key)
+		for _, item := range items(entry(pair.Value, "actions")) {
+			named := entry(item, "name")
+			if named == nil {
+				named = entry(item, "type")
+			}
+			if named == nil || c.isUnknown(named) {
+				return // it may be this one
+			}
+			full := own + "/" + textOf(named)
+			exists = exists || full == name
+			if cache := entry(item, "cache"); cache != nil && cache.Type() != ast.NullType {
+				keepers = append(keepers, full)
 			}
 		}
+	}
+	switch {
+	case slices.Contains(keepers, name):
+	case exists:
+		c.fail(node, "the action "+name+" keeps no result that could be made anew", "add cache: to it")
+	default:
+		c.fail(node, "there is no action "+name, didYouMean(name, keepers)+"expected one with cache:, as ACTION or OBSERVER/ACTION")
 	}
 }
 
@@ -95,22 +156,29 @@ func (c *checker) warnActions() {
 		name, _ := keyText(pair.Key)
 		for i, item := range items(entry(pair.Value, "actions")) {
 			for _, message := range c.cfg.Observers[name].Actions[i].Warnings() {
-				c.warn(mentioned(item, message), message, "")
+				at, value := mentioned(item, message)
+				if !c.isUnknown(value) { // else only the environment knows how it reads
+					c.warn(at, message, "")
+				}
 			}
 		}
 	}
 }
 
-// mentioned is the key of a mapping that stands in the text as a word, the mapping itself if there is none.
-func mentioned(node ast.Node, text string) ast.Node {
+// mentioned is the key that stands in the text as a word, and its value; also one of a section, as in dedup.key. It is the
+// mapping itself if there is none.
+func mentioned(node ast.Node, text string) (at, value ast.Node) {
+	at, value = node, node
 	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) }) {
-		for _, pair := range pairsOf(node) {
-			if key, _ := keyText(pair.Key); key == word {
-				return pair.Key
-			}
+		pair := pairOf(value, word)
+		switch {
+		case pair != nil:
+			at, value = pair.Key, pair.Value
+		case at != node:
+			return at, value
 		}
 	}
-	return node
+	return at, value
 }
 
 // warnEndpoints finds entries of `endpoints:` that no action goes to: a typing mistake, most likely. Where the
@@ -141,11 +209,27 @@ func (c *checker) warn(node ast.Node, message, hint string) {
 	c.warnings = append(c.warnings, Warning(c.src.errorAt(at.Line, at.Column, message, hint)))
 }
 
+// textOf is what a scalar holds, "" of anything else.
+func textOf(node ast.Node) string {
+	if node == nil {
+		return ""
+	}
+	t, _ := setting.Text(node)
+	return t
+}
+
 // entry is the value of a key in a mapping, nil if there is none.
 func entry(node ast.Node, key string) ast.Node {
+	if pair := pairOf(node, key); pair != nil {
+		return pair.Value
+	}
+	return nil
+}
+
+func pairOf(node ast.Node, key string) *ast.MappingValueNode {
 	for _, pair := range pairsOf(node) {
 		if k, _ := keyText(pair.Key); k == key {
-			return pair.Value
+			return pair
 		}
 	}
 	return nil

@@ -98,7 +98,7 @@ func TestGoodConfigurations(t *testing.T) {
 	t.Parallel()
 	vars := map[string]string{
 		"DATABASE_URL": "postgres://weir:hunter2@db.example.org:5432/app", "ERP_SECRET": "s1", "ERP_SECRET_OLD": "s2",
-		"SMTP_USER": "weir", "SMTP_PASSWORD": "hunter2",
+		"SMTP_USER": "weir", "SMTP_PASSWORD": "hunter2", "REDIS_USER": "weir", "REDIS_PASSWORD": "hunter2",
 		"WEIRD": `a: b # "c"`, "SLACK_URL": "https://hooks.slack.com/services/T000/B000/XXXX",
 		"TWILIO_ACCOUNT": "AC00", "TWILIO_TOKEN": "s3", "FCM_CREDENTIALS": serviceAccount(t),
 	}
@@ -371,6 +371,38 @@ observers:
 	}
 	if !strings.Contains(cfg.Warnings[0].String(), `weir.yaml:4:3: no action goes to the endpoint "epr.example.org"`) {
 		t.Errorf("got %s", cfg.Warnings[0])
+	}
+}
+
+// A key that every event shares, or that none shares, is most likely a mistake. What the environment says is not known without it.
+func TestWarningsAboutKeys(t *testing.T) {
+	t.Parallel()
+	const text = `database: {url: postgres://localhost/app}
+redis: {url: redis://localhost}
+observers:
+  o:
+    entity: Order
+    actions:
+      - type: webhook
+        url: https://erp.example.org/hooks
+        dedup:
+          window: 5m
+          key: "${KEY}"
+        cache: {key: "{{ lower(id) }}", ttl: 5m}
+      - {name: fine, type: log, dedup: {key: "{{ data.id }}", window: 5m}}
+`
+	cfg := mustLoad(t, text, map[string]string{"KEY": "all"})
+	if len(cfg.Warnings) != 2 {
+		t.Fatalf("got %v", cfg.Warnings)
+	}
+	for i, want := range []string{"weir.yaml:11:11: dedup.key has no placeholder", "weir.yaml:12:17: cache.key holds id, which no other"} {
+		if got := cfg.Warnings[i].String(); !strings.HasPrefix(got, want) {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	cfg, err := load(t.Context(), []byte(text), Options{Path: "weir.yaml", NoEnv: true})
+	if err != nil || len(cfg.Warnings) != 1 {
+		t.Errorf("without the environment: %v, %v", cfg, err)
 	}
 }
 

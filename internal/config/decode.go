@@ -218,6 +218,9 @@ func (d *decoder) rules(node ast.Node, f field) {
 		return
 	}
 	dst, r := f.dst, f.rules
+	if dst.Kind() == reflect.Pointer && !dst.IsNil() {
+		dst = dst.Elem()
+	}
 	switch {
 	case dst.Kind() == reflect.Int && (dst.Int() < r.minimum || dst.Int() > r.maximum):
 		d.fail(node, fmt.Sprintf("%d is out of range", dst.Int()), r.rangeText())

@@ -31,7 +31,7 @@ func schema(t *testing.T) []byte {
 			return typ.String() // two rooms' types may share a name
 		},
 	}
-	for _, room := range []string{".", "../action", "../capture", "../jobs", "../observer", "../outbound"} {
+	for _, room := range []string{".", "../action", "../breaker", "../cache", "../capture", "../index", "../jobs", "../observer", "../outbound"} {
 		if err := reflector.AddGoComments(module, room); err != nil {
 			t.Fatalf("read the comments of %s: %v", room, err)
 		}

@@ -1,9 +1,11 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -78,12 +80,37 @@ func rehearseAction(bound *observer.Bound, env *rule.Env, e *event.Event, payloa
 	parts, err := a.Preview(action.Call{
 		Event: e, Payload: payload, Env: env, Observer: bound.Observer, Action: a.Name(), DeliveryID: r.DeliveryID, Attempt: 1,
 	})
-	if err != nil {
+	reuse, problem := reuseParts(a, env)
+	if err = cmp.Or(err, problem); err != nil {
 		r.Error = err.Error()
 		return r
 	}
-	r.Parts = append(r.Parts, parts...)
+	r.Parts = append(append(r.Parts, parts...), reuse...)
 	return r
+}
+
+// reuseParts are the keys by which deliveries share a call or a result.
+func reuseParts(a action.Action, env *rule.Env) (parts action.Preview, err error) {
+	if d := a.Dedup(); d != nil {
+		key, err := d.Render(env)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, action.Part{Name: "dedup key", Value: key})
+	}
+	c := a.ResultCache()
+	if c == nil {
+		return parts, nil
+	}
+	key, tags, err := c.Render(env)
+	if err != nil {
+		return nil, err
+	}
+	parts = append(parts, action.Part{Name: "cache key", Value: key})
+	if len(tags) > 0 {
+		parts = append(parts, action.Part{Name: "cache tags", Value: strings.Join(tags, ", ")})
+	}
+	return parts, nil
 }
 
 // Recorded is an event that was ingested, and its JSON as it is stored. Of several with the id it is the newest: the change

@@ -53,6 +53,11 @@ func (t Template) Slack(env *Env) (string, error) {
 	return t.renderText(env, strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace)
 }
 
+// Escaped renders text in which values, and they alone, are escaped.
+func (t Template) Escaped(env *Env, escape func(string) string) (string, error) {
+	return t.renderText(env, escape)
+}
+
 // Header renders the value of a header, as Text does. A control character, such as a line break, is an error: it could
 // begin another header.
 func (t Template) Header(env *Env) (string, error) {

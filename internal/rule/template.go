@@ -7,7 +7,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/goccy/go-yaml/ast"
+	"github.com/expr-lang/expr/ast"
+	yaml "github.com/goccy/go-yaml/ast"
 	"github.com/invopop/jsonschema"
 
 	"github.com/fraiseql/weir/internal/setting"
@@ -130,6 +131,25 @@ func (t Template) Static() (string, bool) {
 	return t.source, true
 }
 
+// Reads says that a placeholder reads the field of the event with this name. A name that `let` gives to something else is none.
+func (t Template) Reads(field string) bool {
+	reads, given := false, false
+	for _, s := range t.segments {
+		if s.value == nil {
+			continue
+		}
+		ast.Walk(&s.value.tree, visit(func(n ast.Node) {
+			switch n := n.(type) {
+			case *ast.IdentifierNode:
+				reads = reads || n.Value == field
+			case *ast.VariableDeclaratorNode:
+				given = given || n.Name == field
+			}
+		}))
+	}
+	return reads && !given
+}
+
 // Split cuts the template at each sep of its literal text that does not stand in double quotes. What a value holds cuts
 // nothing. The pieces are for places of text: Text, HTML, Slack and Header.
 func (t Template) Split(sep byte) []Template {
@@ -170,7 +190,7 @@ func (t Template) with(s segment) Template {
 
 // UnmarshalYAML compiles a template at a node of the file: text, or {file: path} relative to the file's folder. One
 // line break at the end of such a file is not part of the template.
-func (t *Template) UnmarshalYAML(ctx context.Context, node ast.Node) error {
+func (t *Template) UnmarshalYAML(ctx context.Context, node yaml.Node) error {
 	source, err := templateSource(ctx, node)
 	if err != nil {
 		return err
@@ -186,20 +206,20 @@ func (t *Template) UnmarshalYAML(ctx context.Context, node ast.Node) error {
 // foundSource is the text of a template, the node that it is from, and " " and the path if it is from a file.
 type foundSource struct {
 	text string
-	node ast.Node
+	node yaml.Node
 	name string
 }
 
-func templateSource(ctx context.Context, node ast.Node) (foundSource, error) {
+func templateSource(ctx context.Context, node yaml.Node) (foundSource, error) {
 	if source, ok := setting.Text(node); ok {
 		return foundSource{text: source, node: node}, nil
 	}
-	var pairs []*ast.MappingValueNode
+	var pairs []*yaml.MappingValueNode
 	switch n := node.(type) {
-	case *ast.MappingNode:
+	case *yaml.MappingNode:
 		pairs = n.Values
-	case *ast.MappingValueNode:
-		pairs = []*ast.MappingValueNode{n}
+	case *yaml.MappingValueNode:
+		pairs = []*yaml.MappingValueNode{n}
 	}
 	if len(pairs) != 1 || pairs[0].Key.GetToken().Value != "file" {
 		return foundSource{}, setting.ErrorAt(node, "expected a template: text, or {file: path}")

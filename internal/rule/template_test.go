@@ -388,3 +388,32 @@ func TestSplit(t *testing.T) {
 		}
 	}
 }
+
+func TestTemplateReads(t *testing.T) {
+	t.Parallel()
+	for source, want := range map[string]bool{
+		"{{ id }}": true, "a-{{ status }}-{{ upper(id) }}": true, "{{ status == 'x' ? id : '' }}": true,
+		"id": false, "{{ data.id }}": false, "{{ 'id' }}": false, "{{ entity_id }}": false, "{{ let id = data.id; id }}": false,
+	} {
+		tmpl, err := rule.CompileTemplate(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tmpl.Reads("id"); got != want {
+			t.Errorf("%s: %t", source, got)
+		}
+	}
+}
+
+// What escapes is told the values alone.
+func TestTemplateEscaped(t *testing.T) {
+	t.Parallel()
+	tmpl, err := rule.CompileTemplate("*{{ data.a }}*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := tmpl.Escaped(rule.NewEnv(&event.Event{Data: []byte(`{"a": "*b"}`)}), strings.ToUpper)
+	if got != "**B*" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
