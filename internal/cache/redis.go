@@ -50,6 +50,7 @@ var (
 type Redis struct {
 	client  redis.UniversalClient
 	cfg     Config
+	late    error // that a command took too long: made once, since every command names it
 	prefix  atomic.Pointer[string]
 	log     *slog.Logger
 	metrics *redisMetrics
@@ -65,7 +66,7 @@ func Open(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Redis {
 	cfg = cfg.WithDefaults()
 	r := &Redis{
 		client: redis.NewUniversalClient(cfg.options()), cfg: cfg, log: log.With("component", "redis"),
-		metrics: newRedisMetrics(reg), failing: make(chan struct{}, 1),
+		metrics: newRedisMetrics(reg), failing: make(chan struct{}, 1), late: fmt.Errorf("no answer within %s", cfg.Timeout),
 	}
 	r.metrics.up.Set(1)
 	return r
@@ -100,7 +101,7 @@ func (r *Redis) Do(ctx context.Context, commands func(context.Context, redis.Uni
 }
 
 func (r *Redis) try(ctx context.Context, commands func(context.Context, redis.UniversalClient) error) error {
-	timed, cancel := context.WithTimeoutCause(ctx, r.cfg.Timeout.Std(), fmt.Errorf("no answer within %s", r.cfg.Timeout))
+	timed, cancel := context.WithTimeoutCause(ctx, r.cfg.Timeout.Std(), r.late)
 	defer cancel()
 	err := commands(timed, r.client)
 	if err == nil || errors.Is(err, redis.Nil) {

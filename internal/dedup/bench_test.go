@@ -20,8 +20,8 @@ func BenchmarkClaim(b *testing.B) {
 	check(b, err)
 	bare := redis.NewClient(options)
 	b.Cleanup(func() { check(b, bare.Close()) })
-	ask := func(b *testing.B, k dedup.Key, want dedup.State) {
-		got, err := claims.Claim(b.Context(), k, someone(), time.Minute)
+	ask := func(b *testing.B, k dedup.Key, h dedup.Holder, want dedup.State) {
+		got, err := claims.Claim(b.Context(), k, h, time.Minute)
 		check(b, err)
 		if got.State != want {
 			b.Fatalf("got %s, want %s", got.State, want)
@@ -30,19 +30,19 @@ func BenchmarkClaim(b *testing.B) {
 
 	b.Run("new", func(b *testing.B) {
 		compare(b, "SETNX", func() {
-			ask(b, newKey(), dedup.Claimed)
+			ask(b, newKey(), someone(), dedup.Claimed)
 		}, func() {
 			value := "claim " + uuid.NewString() + " " + uuid.NewString()
 			check(b, bare.SetNX(b.Context(), "weir:1:shop:0123456789abcdef:dedup:o:a:"+uuid.NewString(), value, time.Minute).Err())
 		})
 	})
 	b.Run("duplicate", func(b *testing.B) {
-		k, h := newKey(), someone()
+		k, h, late := newKey(), someone(), someone()
 		check(b, claims.Done(b.Context(), k, h, time.Hour))
 		name := "weir:1:shop:0123456789abcdef:dedup:o:a:" + k.Key
 		check(b, bare.Set(b.Context(), name, "done "+h.Delivery.String(), time.Hour).Err())
 		compare(b, "GET", func() {
-			ask(b, k, dedup.Duplicate)
+			ask(b, k, late, dedup.Duplicate)
 		}, func() {
 			check(b, bare.Get(b.Context(), name).Err())
 		})

@@ -312,7 +312,8 @@ func TestOneAtATime(t *testing.T) {
 						continue
 					}
 					mu.Lock()
-					if inside++; inside != 1 {
+					inside++
+					if inside != 1 {
 						t.Errorf("%d hold the key", inside)
 					}
 					mu.Unlock()

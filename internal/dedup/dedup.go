@@ -2,9 +2,9 @@
 // not make it again.
 //
 // Whoever is about to call claims the key, for the length of a lease (Claims.Claim). The window begins when the call has
-// succeeded (Done), never before: a crash between the two would otherwise lose the delivery. A call that failed gives the key back
-// (Release). A claim names its delivery, so that a later attempt of the same delivery takes it over at once and need not wait for
-// the lease of the worker that died.
+// succeeded (Done), never before: a crash between the two would otherwise lose the delivery. A call that failed gives the key
+// back (Release). A claim names its delivery, so that a later attempt of the same delivery takes it over at once and need not
+// wait for the lease of the worker that died.
 //
 // There are two places for claims with the same behavior: Redis and, where the configuration has none, PostgreSQL. Both go by the
 // server's clock.

@@ -82,7 +82,7 @@ func TestSomethingElseInRedis(t *testing.T) {
 
 	r := connect(t, servers.Redis(t), "shop", uuid.NewString())
 	p := place{Claims: dedup.NewRedis(r)}
-	for _, value := range []string{"", "claim", "claim x y", "held " + uuid.NewString()} {
+	for _, value := range []string{"", "claim", "claim x y", "done x", "held " + uuid.NewString()} {
 		check(t, r.Do(t.Context(), func(ctx context.Context, c redis.UniversalClient) error {
 			return c.Set(ctx, r.Key("dedup", order42.Observer, order42.Action, order42.Key), value, 0).Err()
 		}))
@@ -233,15 +233,14 @@ func cluster(t *testing.T, nodes []*sandbox.Redis) {
 	const slots = 16384
 	host, port, err := net.SplitHostPort(nodes[0].Addr())
 	check(t, err)
+	clients := make([]*redis.Client, len(nodes))
 	for i, node := range nodes {
-		c := redis.NewClient(&redis.Options{Addr: node.Addr()})
-		defer c.Close()
-		check(t, c.ClusterAddSlotsRange(t.Context(), i*slots/2, (i+1)*slots/2-1).Err())
-		check(t, c.ClusterMeet(t.Context(), host, port).Err())
+		clients[i] = redis.NewClient(&redis.Options{Addr: node.Addr()})
+		t.Cleanup(func() { check(t, clients[i].Close()) })
+		check(t, clients[i].ClusterAddSlotsRange(t.Context(), i*slots/2, (i+1)*slots/2-1).Err())
+		check(t, clients[i].ClusterMeet(t.Context(), host, port).Err())
 	}
-	for _, node := range nodes {
-		c := redis.NewClient(&redis.Options{Addr: node.Addr()})
-		defer c.Close()
+	for _, c := range clients {
 		eventually(t, "the Cluster is one", func() bool {
 			info, err := c.ClusterInfo(t.Context()).Result()
 			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:2")
