@@ -126,6 +126,18 @@ func TestCacheOfTagsAlone(t *testing.T) {
 	}
 }
 
+// What Weir keeps in the same server is no key of the application's.
+func TestCacheLeavesWeirsKeys(t *testing.T) {
+	t.Parallel()
+	c := newCached(t)
+	c.has("weir-1", "weir-2")
+	c.keeps("a")
+	out, err := c.do(`{type: cache, key_pattern: "weir*"}`, callFor(t, order))
+	if err != nil || out.ResponseBody != "2 keys and 0 results removed" || len(c.left()) != 0 || len(c.kept("a")) != 1 {
+		t.Errorf("got %+v, %v, left %q, kept %v", out, err, c.left(), c.kept("a"))
+	}
+}
+
 // Whatever a value holds, it matches only itself.
 func TestCachePatternEscapesValues(t *testing.T) {
 	t.Parallel()
