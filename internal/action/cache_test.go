@@ -203,9 +203,13 @@ func TestCacheWithoutRedis(t *testing.T) {
 			t.Errorf("%s: %v is nobody's fault", text, e)
 		}
 	}
+	_, err := bind(t, `{type: cache, keys: [a]}`).Do(t.Context(), callFor(t, order)) // the section came with a reload
+	if e := wantError(t, err, ClassRetry, "redis_away"); !e.Sick {
+		t.Errorf("without a connection: %v is nobody's fault", e)
+	}
 	cut, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := mustDecode(t, `{type: cache, keys: [a]}`).Bind(c.deps).Do(cut, callFor(t, order))
+	_, err = mustDecode(t, `{type: cache, keys: [a]}`).Bind(c.deps).Do(cut, callFor(t, order))
 	if e := wantError(t, err, ClassRetry, "redis_away"); e.Sick || !errors.Is(err, context.Canceled) {
 		t.Errorf("cut off: %v, sick %t", e, e.Sick)
 	}
