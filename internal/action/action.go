@@ -78,8 +78,8 @@ type Call struct {
 type Deps struct {
 	HTTP   *outbound.Client
 	Mailer *Mailer // nil: there is no section smtp, and no email action
-	// Redis and Results are what the cache action needs of the application's Redis and of the result cache. nil: there is no
-	// section redis, and no cache action.
+	// Redis and Results are what the cache action needs of the application's Redis and of the result cache. nil: there was no
+	// section redis when the worker started.
 	Redis   *cache.Redis
 	Results *cache.Results
 	Logger  *slog.Logger

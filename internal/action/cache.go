@@ -45,6 +45,9 @@ const (
 	codeRedisAway = "redis_away"
 )
 
+// errNoRedis is of a section redis that came with a reload, which does not connect.
+var errNoRedis = errors.New("the worker was started without a section redis: restart it")
+
 var webhookPattern = regexp.MustCompile(`^([a-zA-Z0-9][a-zA-Z0-9_.-]*/)?[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 func (c *Cache) check(f fields) []error {
@@ -139,6 +142,9 @@ func (c *Cache) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	stale, err := c.stale(call)
 	if err != nil {
 		return event.Outcome{}, err
+	}
+	if c.redis == nil || c.results == nil {
+		return event.Outcome{}, sick(Retry(codeRedisAway, errNoRedis))
 	}
 	keys, results, err := c.remove(ctx, stale)
 	out := event.Outcome{DurationMS: time.Since(start).Milliseconds()}

@@ -126,6 +126,18 @@ func TestCacheOfTagsAlone(t *testing.T) {
 	}
 }
 
+// What Weir keeps in the same server is no key of the application's.
+func TestCacheLeavesWeirsKeys(t *testing.T) {
+	t.Parallel()
+	c := newCached(t)
+	c.has("weir-1", "weir-2")
+	c.keeps("a")
+	out, err := c.do(`{type: cache, key_pattern: "weir*"}`, callFor(t, order))
+	if err != nil || out.ResponseBody != "2 keys and 0 results removed" || len(c.left()) != 0 || len(c.kept("a")) != 1 {
+		t.Errorf("got %+v, %v, left %q, kept %v", out, err, c.left(), c.kept("a"))
+	}
+}
+
 // Whatever a value holds, it matches only itself.
 func TestCachePatternEscapesValues(t *testing.T) {
 	t.Parallel()
@@ -191,9 +203,13 @@ func TestCacheWithoutRedis(t *testing.T) {
 			t.Errorf("%s: %v is nobody's fault", text, e)
 		}
 	}
+	_, err := bind(t, `{type: cache, keys: [a]}`).Do(t.Context(), callFor(t, order)) // the section came with a reload
+	if e := wantError(t, err, ClassRetry, "redis_away"); !e.Sick {
+		t.Errorf("without a connection: %v is nobody's fault", e)
+	}
 	cut, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := mustDecode(t, `{type: cache, keys: [a]}`).Bind(c.deps).Do(cut, callFor(t, order))
+	_, err = mustDecode(t, `{type: cache, keys: [a]}`).Bind(c.deps).Do(cut, callFor(t, order))
 	if e := wantError(t, err, ClassRetry, "redis_away"); e.Sick || !errors.Is(err, context.Canceled) {
 		t.Errorf("cut off: %v, sick %t", e, e.Sick)
 	}
