@@ -70,7 +70,7 @@ type Call struct {
 	// is no longer this attempt's.
 	CompleteTx func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error
 	// Refresh calls another action for the same event and keeps its result, whether one is kept already or not. The action has
-	// `cache:`, and the error is what its Do returns.
+	// `cache:`. The error is to be returned as it is: it says nothing of the endpoint of the action that asks.
 	Refresh func(ctx context.Context, observer, action string) (event.Outcome, error)
 }
 

@@ -229,17 +229,10 @@ func count(n int64, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// refresh makes a result anew. What is wrong with the other action's endpoint is not to open the breaker of this one's.
+// refresh makes a result anew.
 func (c *Cache) refresh(ctx context.Context, call Call) (event.Outcome, error) {
 	observer, action := c.target(call.Observer)
-	out, err := call.Refresh(ctx, observer, action)
-	var failure *Error
-	if errors.As(err, &failure) && failure.Code != codeRedisAway {
-		others := *failure
-		others.Sick = false
-		err = &others
-	}
-	return out, err
+	return call.Refresh(ctx, observer, action)
 }
 
 // target is the action whose result is made anew.

@@ -63,6 +63,7 @@ type Redis struct {
 
 // Open prepares the connection and connects to nothing yet.
 func Open(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Redis {
+	muteLibrary()
 	cfg = cfg.WithDefaults()
 	r := &Redis{
 		client: redis.NewUniversalClient(cfg.options()), cfg: cfg, log: log.With("component", "redis"),
@@ -71,6 +72,14 @@ func Open(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Redis {
 	r.metrics.up.Set(1)
 	return r
 }
+
+// muteLibrary keeps go-redis from writing a line to stderr for each connection that fails: its errors come back, too.
+var muteLibrary = sync.OnceFunc(func() { redis.SetLogger(mute{}) })
+
+type mute struct{}
+
+// Printf prints nothing.
+func (mute) Printf(context.Context, string, ...any) {}
 
 // Close closes the connections.
 func (r *Redis) Close() error { return r.client.Close() }
