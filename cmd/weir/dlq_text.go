@@ -135,5 +135,8 @@ func outcomeText(o *ops.Outcome) string {
 	if o.ResponseStatus != 0 {
 		text += fmt.Sprintf(" (%d)", o.ResponseStatus)
 	}
+	if o.DuplicateOf != nil {
+		text += " of delivery " + o.DuplicateOf.String()
+	}
 	return text + " in " + span(time.Duration(o.DurationMS)*time.Millisecond)
 }

@@ -44,12 +44,12 @@ RETURNING id, kind, queue, state::text AS state, attempt, attempted_at, finalize
 -- RecordOutcome: a delivery that was retried by hand after it had been moved has one outcome, the last.
 INSERT INTO weir.outcome (
     day, delivery_id, event_id, event_pk, observer, action, action_type, endpoint, entity_type, entity_id, state, attempts,
-    started_at, finished_at, duration_ms, response_status, error, payload)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+    started_at, finished_at, duration_ms, response_status, error, payload, cached, duplicate_of)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
 ON CONFLICT (delivery_id, day) DO UPDATE SET
     state = excluded.state, attempts = excluded.attempts, started_at = excluded.started_at, finished_at = excluded.finished_at,
     duration_ms = excluded.duration_ms, response_status = excluded.response_status, error = excluded.error,
-    payload = excluded.payload, recorded_at = now();
+    payload = excluded.payload, cached = excluded.cached, duplicate_of = excluded.duplicate_of, recorded_at = now();
 
 -- name: OutcomesOfEvent :many
 -- OutcomesOfEvent are the deliveries of an event that have left River's table.

@@ -128,12 +128,15 @@ func targetOf(a action.Action) string {
 // postponed says what River is to do with a delivery that was not let through, and nil for others. It costs no attempt.
 func postponed(err error) (how string, verb error) {
 	var refused *breaker.RefusedError
+	var busy *busyError
 	switch {
 	case errors.Is(err, breaker.ErrStopping):
 		return stopped, river.JobSnooze(0)
 	case errors.As(err, &refused):
 		wait := min(max(refused.After, time.Second), refusedWait)
 		return waiting, river.JobSnooze(wait + time.Duration(rand.Float64()*float64(time.Second)/2))
+	case errors.As(err, &busy):
+		return waiting, river.JobSnooze(busy.after + time.Duration(rand.Float64()*float64(busy.after)/4))
 	default:
 		return "", nil
 	}

@@ -77,6 +77,7 @@ func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]
 		func() error { return h.dropPartitions(ctx, retention) },
 		func() error { return h.prune(ctx, history) },
 		func() error { return h.forgetEndpoints(ctx) },
+		func() error { return h.forgetClaims(ctx) },
 	} {
 		if h.queue.isEnding() {
 			err = errors.Join(err, errEnding)
@@ -167,6 +168,20 @@ func (h *housekeeper) forgetEndpoints(ctx context.Context) error {
 		h.queue.log.Info("forgot endpoints that are not configured any more", "endpoints", names)
 	}
 	return nil
+}
+
+// forgetClaims removes dedup's claims and windows that are over.
+func (h *housekeeper) forgetClaims(ctx context.Context) error {
+	for !h.queue.isEnding() {
+		n, err := store.New().DeleteExpiredDedup(ctx, h.queue.runner.pool)
+		if err != nil {
+			return fmt.Errorf("remove old claims of dedup: %w", err)
+		}
+		if n < pruneBatch {
+			return nil
+		}
+	}
+	return errEnding
 }
 
 // setHistory is for New and Swap.

@@ -59,7 +59,7 @@ func (r *runner) inOrder(next step) step {
 		if !m.Ordered {
 			return next(ctx, d)
 		}
-		if m.Output.Result == delivered {
+		if isSuccess(m.Output.Result) {
 			r.log.Info("a delivery that keeps an order is not repeated", d.attrs()...)
 			return nil
 		}
@@ -117,5 +117,6 @@ func (r *runner) finish(ctx context.Context, d *delivery) {
 			return
 		}
 	}
+	r.made.add(d.id())
 	r.turns.call(sequenceOf(d.args))
 }

@@ -19,7 +19,9 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/fraiseql/weir/internal/breaker"
+	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/dedup"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/lease"
 	"github.com/fraiseql/weir/internal/observer"
@@ -56,6 +58,8 @@ type Options struct {
 	Observers *observer.Set
 	Endpoints map[string]EndpointConfig
 	History   index.Config
+	Redis     *cache.Redis   // nil: deliveries are not marked as made, and keyed dedup is the database's
+	Results   *cache.Results // nil: no result is kept
 	ClientID  string
 	SoftStop  time.Duration // how long running deliveries may take when the worker stops
 	// Remains waits for what River still does after Run has returned because the lease was lost.
@@ -106,10 +110,14 @@ func New(o Options) (*Queue, error) {
 	q.turns = newTurns(o.Pool, &q.set, q.log)
 	q.runner = &runner{
 		pool: o.Pool, functions: o.Functions, lease: o.Lease, index: o.Index, set: &q.set, turns: q.turns, metrics: m, log: q.log,
-		ending: q.ending,
+		ending: q.ending, results: o.Results,
 		panel: breaker.New(breaker.Options{
 			DB: o.Pool, ClientID: o.ClientID, Turned: q.wake, Logger: o.Logger, Registerer: o.Registerer,
 		}),
+	}
+	if q.runner.claims = dedup.Claims(dedup.NewPostgres(o.Pool)); o.Redis != nil {
+		q.runner.claims, q.runner.marks = dedup.NewRedis(o.Redis), dedup.NewMarks(o.Redis)
+		q.runner.made = &made{marks: q.runner.marks, log: q.log}
 	}
 	q.producers.allowed = q.runner.panel.Allowed
 	q.serve(o.Observers, o.Endpoints)
@@ -190,6 +198,8 @@ func (q *Queue) Run(ctx context.Context) error {
 	}
 	defer q.working.Store(false)
 	stopCalling := q.turns.start(context.WithoutCancel(ctx), q.client)
+	stopForgetting := q.runner.made.start(context.WithoutCancel(ctx), q.client)
+	defer stopForgetting()
 	defer stopCalling() // when River has stopped: what ends until then has successors, too
 	var beside sync.WaitGroup
 	beside.Go(func() { q.rescuer.run(ctx) })

@@ -12,6 +12,10 @@ import (
 // Outcomes of one attempt, as weir_deliveries_total and the job's output name them.
 const (
 	delivered = "delivered"
+	duplicate = "duplicate" // nothing sent: another delivery with the same dedup key was
+	// cachedResult: nothing sent, the result is another delivery's.
+	cachedResult = "cached"
+
 	retried   = "retried" // failed, will be tried again
 	waiting   = "waiting" // put off without using up an attempt
 	dead      = "dead"    // failed for good, kept as a dead letter
@@ -20,6 +24,10 @@ const (
 	latencyHi = 60 * 60.0 // seconds
 	latencyLo = 0.001     // seconds
 )
+
+func isSuccess(outcome string) bool {
+	return outcome == delivered || outcome == duplicate || outcome == cachedResult
+}
 
 type metrics struct {
 	matches    *prometheus.CounterVec
@@ -30,6 +38,7 @@ type metrics struct {
 	queueWait  *prometheus.HistogramVec
 	latency    *prometheus.HistogramVec
 	alerts     *prometheus.CounterVec
+	dedup      *prometheus.CounterVec
 	rescued    prometheus.Counter
 	moved      prometheus.Counter
 	partitions prometheus.Counter
@@ -61,6 +70,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		latency: histogram("weir_commit_to_delivery_seconds",
 			"Time from the commit of a change to the successful delivery.", "action_type"),
 		alerts: counter("weir_alerts_total", "Deliveries of observers with on_failure: alert that failed for good.", "observer"),
+		dedup: counter("weir_dedup_lookups_total", "Looks whether a call was made before: new (it was not), busy (another delivery "+
+			"makes it), duplicate (another delivery has), repeat (this one has), unavailable (nobody knows).", "result"),
 		rescued: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weir_rescued_total",
 			Help: "Running jobs that this worker gave back to the queue, since nobody ran them: those of dead workers.",
@@ -75,7 +86,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "weir_dead_letters", Help: "Dead letters that wait for somebody, by observer (empty: rows that are no events).",
 		}, []string{"observer"}),
 	}
-	reg.MustRegister(m.matches, m.condErrors, m.unmatched, m.deliveries, m.duration, m.queueWait, m.latency, m.alerts,
+	for _, result := range []string{lookupNew, lookupBusy, lookupDuplicate, lookupRepeat, lookupUnavailable} {
+		m.dedup.WithLabelValues(result)
+	}
+	reg.MustRegister(m.dedup, m.matches, m.condErrors, m.unmatched, m.deliveries, m.duration, m.queueWait, m.latency, m.alerts,
 		m.rescued, m.moved, m.partitions, m.dead)
 	return m
 }
@@ -87,7 +101,7 @@ func (m *metrics) expect(set *observer.Set) {
 		m.condErrors.WithLabelValues(b.Observer)
 		m.alerts.WithLabelValues(b.Observer)
 		m.dead.WithLabelValues(b.Observer)
-		for _, outcome := range []string{delivered, retried, waiting, dead, dropped, stopped} {
+		for _, outcome := range []string{delivered, duplicate, cachedResult, retried, waiting, dead, dropped, stopped} {
 			m.deliveries.WithLabelValues(b.Observer, b.Action.Type(), outcome)
 		}
 	}

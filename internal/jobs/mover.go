@@ -152,7 +152,7 @@ func outcomeOf(row store.TakeCompletedRow, places map[string]string) (store.Reco
 		Day: day, DeliveryID: args.DeliveryID(), EventID: args.EventID, EventPK: args.PK, Observer: args.Observer,
 		Action: args.Action, ActionType: actionType(row.Kind), Endpoint: cmp.Or(places[row.Queue], row.Queue), EntityType: args.Entity,
 		EntityID: args.EntityID, State: outcomeState(row.State, last.Result), Attempts: int32(row.Attempt),
-		StartedAt: row.AttemptedAt, FinishedAt: row.FinalizedAt,
+		StartedAt: row.AttemptedAt, FinishedAt: row.FinalizedAt, Cached: last.Cached, DuplicateOf: last.DuplicateOf,
 	}
 	if meta.Raw != nil {
 		o.DurationMS = &last.DurationMS

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/fraiseql/weir/internal/action"
 	"github.com/fraiseql/weir/internal/breaker"
+	"github.com/fraiseql/weir/internal/cache"
+	"github.com/fraiseql/weir/internal/dedup"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/lease"
@@ -47,6 +50,10 @@ type runner struct {
 	set       *atomic.Pointer[observer.Set]
 	turns     *turns
 	panel     *breaker.Panel
+	claims    dedup.Claims
+	marks     *dedup.Marks    // nil without Redis
+	results   *cache.Results  // nil without Redis
+	made      *made           // nil without Redis
 	ending    <-chan struct{} // closed when the worker stops
 	strangers strangers       // for whom deliveries wait
 	metrics   *metrics
@@ -62,7 +69,20 @@ type delivery struct {
 	out   event.Outcome
 	began time.Time
 
+	called    bool // with success
 	completed bool // by the action, in its own transaction
+
+	as    uuid.UUID                     // the identity, if it is not that of args
+	asked time.Time                     // when holds were asked for
+	holds []func(context.Context) error // ask again for what others share
+}
+
+// id is the delivery's identity for everybody outside.
+func (d *delivery) id() uuid.UUID {
+	if d.as != uuid.Nil {
+		return d.as
+	}
+	return d.args.DeliveryID()
 }
 
 type step func(context.Context, *delivery) error
@@ -74,7 +94,11 @@ func (r *runner) chain() step {
 		r.resolve,  // which action, in the configuration of now
 		r.inOrder,  // whether it is the delivery's turn
 		r.conclude, // River's verb, outcome, metrics
+		r.once,     // whether an earlier attempt got through
+		r.deduped,  // whether another delivery has made the call, or makes it
+		r.cached,   // whether another delivery has left its result
 		r.admit,    // breaker and rate limit
+		r.stillHeld,
 		r.load,     // the event
 		r.deadline, // the action's timeout
 	}) {
@@ -106,7 +130,7 @@ func (r *runner) resolve(next step) step {
 // conclude turns what came of the attempt into River's verbs, and records it with the job.
 func (r *runner) conclude(next step) step {
 	return func(ctx context.Context, d *delivery) error {
-		d.began = time.Now()
+		d.began, d.asked = time.Now(), time.Now()
 		r.metrics.queueWait.WithLabelValues(d.bound.Action.Type()).Observe(seconds(d.began.Sub(d.job.ScheduledAt)))
 		err := next(ctx, d)
 		if _, verb := postponed(err); verb == nil {
@@ -139,9 +163,12 @@ func (r *runner) judge(ctx context.Context, d *delivery, err error) (how string,
 	}
 	switch {
 	case err == nil:
-		r.metrics.latency.WithLabelValues(d.bound.Action.Type()).
-			Observe(seconds(time.Since(time.Time(d.rec.Event.CommitTime))))
-		return delivered, nil
+		how = success(d.out)
+		if how == delivered && d.rec.Event != nil {
+			r.metrics.latency.WithLabelValues(d.bound.Action.Type()).
+				Observe(seconds(time.Since(time.Time(d.rec.Event.CommitTime))))
+		}
+		return how, nil
 	case errors.Is(err, errNotOurs), ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return stopped, err // River makes the job available again, at no attempt
 	case r.lease.Check() != nil:
@@ -165,6 +192,18 @@ func (r *runner) judge(ctx context.Context, d *delivery, err error) (how string,
 	default:
 		r.log.Info("delivery failed, it will be tried again", append(d.attrs(), "error", short(err.Error()))...)
 		return retried, errors.New(short(err.Error()))
+	}
+}
+
+// success names how a delivery has come to its end without a failure.
+func success(out event.Outcome) string {
+	switch {
+	case out.DuplicateOf != nil:
+		return duplicate
+	case out.Cached:
+		return cachedResult
+	default:
+		return delivered
 	}
 }
 
@@ -207,16 +246,24 @@ func bury(ctx context.Context, code string, err error) error {
 // load reads the event that the job names.
 func (r *runner) load(next step) step {
 	return func(ctx context.Context, d *delivery) error {
-		rec, err := r.loadInTime(ctx, d.args)
-		if errors.Is(err, index.ErrNotFound) {
-			return action.Final("event_gone", err)
-		}
-		if err != nil {
+		if err := r.fetch(ctx, d); err != nil {
 			return err
 		}
-		d.rec = rec
 		return next(ctx, d)
 	}
+}
+
+// fetch reads the event unless that has been done.
+func (r *runner) fetch(ctx context.Context, d *delivery) error {
+	if d.rec.Event != nil {
+		return nil
+	}
+	rec, err := r.loadInTime(ctx, d.args)
+	if errors.Is(err, index.ErrNotFound) {
+		return action.Final("event_gone", err)
+	}
+	d.rec = rec
+	return err
 }
 
 func (r *runner) loadInTime(ctx context.Context, a Args) (index.Record, error) {
@@ -250,18 +297,21 @@ func (r *runner) act(ctx context.Context, d *delivery) (err error) {
 	}()
 	out, err := d.bound.Action.Do(ctx, action.Call{
 		Event: d.rec.Event, Payload: d.rec.Payload, Env: rule.NewEnv(d.rec.Event),
-		Observer: d.args.Observer, Action: d.args.Action, DeliveryID: d.args.DeliveryID(), Attempt: d.job.Attempt,
+		Observer: d.args.Observer, Action: d.args.Action, DeliveryID: d.id(), Attempt: d.job.Attempt,
 		CompleteTx: func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error {
 			return r.completeTx(ctx, d, work)
 		},
+		Refresh: func(ctx context.Context, observer, act string) (event.Outcome, error) {
+			return r.refresh(ctx, d, observer, act)
+		},
 	})
-	d.out = out
+	d.out, d.called = out, err == nil
 	return err
 }
 
 func (d *delivery) attrs() []any {
 	return []any{
-		"observer", d.args.Observer, "action", d.args.Action, "event_id", d.args.EventID, "delivery_id", d.args.DeliveryID(),
+		"observer", d.args.Observer, "action", d.args.Action, "event_id", d.args.EventID, "delivery_id", d.id(),
 		"job_id", d.job.ID, "attempt", d.job.Attempt, "max_attempts", d.job.MaxAttempts,
 	}
 }

@@ -66,7 +66,7 @@ type WaitsFor struct {
 
 // Outcome is what an attempt left behind.
 type Outcome struct {
-	Result string `json:"result"` // delivered, retried, waiting, dead, dropped or stopped
+	Result string `json:"result"` // delivered, duplicate, cached, retried, waiting, dead, dropped or stopped
 	event.Outcome
 }
 

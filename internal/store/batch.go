@@ -21,12 +21,12 @@ var (
 const recordOutcome = `-- name: RecordOutcome :batchexec
 INSERT INTO weir.outcome (
     day, delivery_id, event_id, event_pk, observer, action, action_type, endpoint, entity_type, entity_id, state, attempts,
-    started_at, finished_at, duration_ms, response_status, error, payload)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+    started_at, finished_at, duration_ms, response_status, error, payload, cached, duplicate_of)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
 ON CONFLICT (delivery_id, day) DO UPDATE SET
     state = excluded.state, attempts = excluded.attempts, started_at = excluded.started_at, finished_at = excluded.finished_at,
     duration_ms = excluded.duration_ms, response_status = excluded.response_status, error = excluded.error,
-    payload = excluded.payload, recorded_at = now()
+    payload = excluded.payload, cached = excluded.cached, duplicate_of = excluded.duplicate_of, recorded_at = now()
 `
 
 type RecordOutcomeBatchResults struct {
@@ -54,6 +54,8 @@ type RecordOutcomeParams struct {
 	ResponseStatus *int32
 	Error          *string
 	Payload        []byte
+	Cached         bool
+	DuplicateOf    *uuid.UUID
 }
 
 // RecordOutcome: a delivery that was retried by hand after it had been moved has one outcome, the last.
@@ -79,6 +81,8 @@ func (q *Queries) RecordOutcome(ctx context.Context, db DBTX, arg []RecordOutcom
 			a.ResponseStatus,
 			a.Error,
 			a.Payload,
+			a.Cached,
+			a.DuplicateOf,
 		}
 		batch.Queue(recordOutcome, vals...)
 	}

@@ -61,7 +61,7 @@ type health struct {
 	mu     sync.Mutex // guards the rest
 	stream *capture.Stream
 	queue  *jobs.Queue
-	mail   func() string // why mail cannot be sent, "" when it can
+	away   func() []string // what is away of what deliveries use
 	err    error
 }
 
@@ -71,14 +71,14 @@ type Readiness struct {
 	Stream string `json:"stream"` // connecting, standby or streaming
 	Error  string `json:"error,omitempty"`
 	// Degraded lists what is not as it should be and not needed to go on: a configuration that was refused, a mail
-	// server that the last mail did not reach, an endpoint whose circuit breaker is open.
+	// server that the last mail did not reach, Redis that is away, an endpoint whose circuit breaker is open.
 	Degraded []string `json:"degraded"`
 }
 
-func (h *health) set(stream *capture.Stream, queue *jobs.Queue, mail func() string) {
+func (h *health) set(stream *capture.Stream, queue *jobs.Queue, away func() []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.stream, h.queue, h.mail, h.err = stream, queue, mail, nil
+	h.stream, h.queue, h.away, h.err = stream, queue, away, nil
 }
 
 func (h *health) waiting(err error) {
@@ -97,9 +97,7 @@ func (h *health) readiness() Readiness {
 	if h.stream == nil {
 		return r
 	}
-	if trouble := h.mail(); trouble != "" {
-		r.Degraded = append(r.Degraded, "smtp: "+trouble)
-	}
+	r.Degraded = append(r.Degraded, h.away()...)
 	s := h.stream.Health()
 	r.Stream, r.Error = string(s.State), s.Err
 	r.Ready = s.State != capture.Connecting && h.queue.Working()

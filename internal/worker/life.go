@@ -18,6 +18,7 @@ import (
 
 	"github.com/fraiseql/weir/db/migrations"
 	"github.com/fraiseql/weir/internal/action"
+	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/config"
 	"github.com/fraiseql/weir/internal/index"
@@ -47,6 +48,9 @@ type life struct {
 	queue  *jobs.Queue
 	client *outbound.Client              // of the observers in force
 	mailer atomic.Pointer[action.Mailer] // theirs, too; probes read it
+
+	redis   *cache.Redis   // nil without the section redis
+	results *cache.Results // as redis
 }
 
 // live lives one life. It returns lease.ErrLost when others have declared it dead.
@@ -73,11 +77,12 @@ func (w *Worker) live(ctx context.Context) (err error) {
 		return err
 	}
 	undo.add("give the lease back", l.hold(ctx))
+	undo.add("leave Redis", l.followRedis(ctx))
 	return l.run(ctx)
 }
 
 func (l *life) run(ctx context.Context) error {
-	l.health.set(l.stream, l.queue, func() string { return l.mailer.Load().Trouble() })
+	l.health.set(l.stream, l.queue, l.troubles)
 	l.log.Info("worker started", "version", l.opts.Version, "client_id", l.clientID,
 		"observers", len(l.cfg.Observers), "installation", l.cfg.Installation)
 	group, ctx := errgroup.WithContext(ctx)
@@ -92,6 +97,35 @@ func (l *life) run(ctx context.Context) error {
 		}
 	})
 	return group.Wait()
+}
+
+// troubles are what is away of what deliveries use.
+func (l *life) troubles() []string {
+	var away []string
+	if trouble := l.mailer.Load().Trouble(); trouble != "" {
+		away = append(away, "smtp: "+trouble)
+	}
+	if trouble := l.redis.Trouble(); trouble != "" {
+		away = append(away, "redis: "+trouble+" (deliveries go on without it)")
+	}
+	return away
+}
+
+// followRedis keeps in touch with Redis until the function that it returns is called. Deliveries that end while the worker
+// stops use it, too.
+func (l *life) followRedis(ctx context.Context) (leave func() error) {
+	if l.redis == nil {
+		return func() error { return nil }
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var following sync.WaitGroup
+	following.Go(func() { l.redis.Run(ctx) })
+	following.Go(func() { l.results.Run(ctx) })
+	return func() error {
+		cancel()
+		following.Wait()
+		return nil
+	}
 }
 
 // hold renews the lease until it is given back. It outlasts the rooms: what they still do while they stop is done under it.
@@ -134,6 +168,11 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 		return err
 	}
 	undo.add("close the pool for functions", func() error { l.closePool(functions); return nil })
+	if l.cfg.Redis != nil {
+		l.redis = cache.Open(*l.cfg.Redis, l.log, l.registerer)
+		undo.add("close Redis", l.redis.Close)
+		l.results = cache.NewResults(l.redis, cache.ResultsOptions{ClientID: l.clientID, Logger: l.log, Registerer: l.registerer})
+	}
 	observers, deps, err := l.observers(l.cfg)
 	if err != nil {
 		return err
@@ -149,7 +188,8 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 	history := index.New(eventCache)
 	l.queue, err = jobs.New(jobs.Options{
 		Pool: l.pool, Functions: functions, Lease: l.lease, Index: history, Reader: reader, Observers: observers,
-		Endpoints: l.cfg.Endpoints, History: l.cfg.History, ClientID: l.clientID, SoftStop: l.cfg.ShutdownTimeout.Std(), Logger: l.log,
+		Redis: l.redis, Results: l.results, Endpoints: l.cfg.Endpoints, History: l.cfg.History, ClientID: l.clientID,
+		SoftStop: l.cfg.ShutdownTimeout.Std(), Logger: l.log,
 		Remains: l.remains, RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
 	})
 	if err != nil {
@@ -211,6 +251,9 @@ func (l *life) prepareDatabase(ctx context.Context) error {
 	if err := l.checkEncoding(ctx); err != nil {
 		return err
 	}
+	if err := l.nameKeys(ctx); err != nil {
+		return err
+	}
 	return capture.Denied(l.lease.Take(ctx), l.pool.Config().ConnConfig.User)
 }
 
@@ -230,9 +273,24 @@ func (l *life) checkEncoding(ctx context.Context) error {
 	}
 }
 
+// nameKeys says whose keys in Redis are: several installations may share it, also unnamed ones.
+func (l *life) nameKeys(ctx context.Context) error {
+	if l.redis == nil {
+		return nil
+	}
+	identity, err := jobs.Identity(ctx, l.pool)
+	if err != nil {
+		return capture.Denied(err, l.pool.Config().ConnConfig.User)
+	}
+	l.redis.Name(l.cfg.Installation, identity)
+	return nil
+}
+
 // observers compiles those of a configuration, with an HTTP client of their own, and a mailer unless smtp is what it was.
 func (l *life) observers(cfg *config.Config) (*observer.Set, action.Deps, error) {
-	deps := action.Deps{HTTP: outbound.New(cfg.Outbound), Mailer: l.mailer.Load().With(cfg.SMTP), Logger: l.log}
+	deps := action.Deps{
+		HTTP: outbound.New(cfg.Outbound), Mailer: l.mailer.Load().With(cfg.SMTP), Redis: l.redis, Results: l.results, Logger: l.log,
+	}
 	set, err := observer.New(cfg.Observers, deps)
 	return set, deps, err
 }
