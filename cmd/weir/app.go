@@ -83,13 +83,14 @@ func (a *app) exitCode(err error) int {
 		invalid    configError
 		connection *connectionError
 		connect    *pgconn.ConnectError
+		redis      *redisError
 	)
 	switch {
 	case !a.started, errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &wrong), errors.As(err, &invalid):
 		return exitConfiguration
-	case errors.As(err, &connection), errors.As(err, &connect):
+	case errors.As(err, &connection), errors.As(err, &connect), errors.As(err, &redis):
 		return exitConnection
 	default:
 		return exitFailed

@@ -35,6 +35,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newTestCommand(a),
 		newDeadLetterCommand(a),
 		newBreakerCommand(a),
+		newCacheCommand(a),
 		newDemoCommand(a),
 		newVersionCommand(a),
 	)
