@@ -19,8 +19,13 @@ func TestInvalidate(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("long", 200)
 	all := []Key{
-		{"orders", "post", "eu:1"}, {"orders", "mail", "eu:1"}, {"parcels", "post", "eu:1"}, {"orders", "post", "us:1"},
-		{"orders", "post", "eu*"}, {"orders", "post", "1"}, {"orders", "post", long},
+		{"orders", "post", "eu:1"},
+		{"orders", "mail", "eu:1"},
+		{"parcels", "post", "eu:1"},
+		{"orders", "post", "us:1"},
+		{"orders", "post", "eu*"},
+		{"orders", "post", "1"},
+		{"orders", "post", long},
 	}
 	for name, tt := range map[string]struct {
 		selection Selection
@@ -334,5 +339,46 @@ func TestUnlink(t *testing.T) {
 	n, err = w.redis.UnlinkPattern(t.Context(), "unlink:*")
 	want("a pattern", n, 452, err)
 	w.memory.clear()
+	w.wantHit(key("k"), "v")
+}
+
+// Two deliveries with one key may render different tags. Those of the one that stored it count, in every memory.
+func TestTagsAreThoseOfWhoStored(t *testing.T) {
+	t.Parallel()
+	w := workers(t, 2)
+	w[0].store(key("k"), "v", "stored", "both")
+	for range 2 {
+		if l := w[1].get(key("k"), "looked", "both"); l.Found != Hit {
+			t.Fatalf("found %d", l.Found)
+		}
+	}
+	w[0].invalidate(Selection{Tags: []string{"looked"}}, 0)
+	time.Sleep(50 * time.Millisecond)
+	w[1].wantHit(key("k"), "v")
+	w[0].invalidate(Selection{Tags: []string{"stored"}}, 1)
+	w[1].wantGone(key("k"))
+}
+
+// A command whose answer is lost is repeated, and must answer as the first time.
+func TestRepeatedCommands(t *testing.T) {
+	t.Parallel()
+	w := workers(t, 1)[0]
+	s := newSubject(key("k"), []string{"tag"})
+	f := &Fill{results: w.Results, subject: s, token: "token"}
+	for range 2 {
+		if a, err := w.lookup(t.Context(), s, f.token, lease); a.kind != 'm' || err != nil {
+			t.Errorf("looked up: %c, %v", a.kind, err)
+		}
+	}
+	for range 2 {
+		if held, err := f.renew(t.Context(), lease); !held || err != nil {
+			t.Errorf("renewed: %t, %v", held, err)
+		}
+	}
+	for range 2 {
+		if stored, err := f.store(t.Context(), []byte("v"), time.Hour); !stored || err != nil {
+			t.Errorf("stored: %t, %v", stored, err)
+		}
+	}
 	w.wantHit(key("k"), "v")
 }

@@ -135,11 +135,14 @@ func TestAbandonLetsOneOfThoseWhoWaitCall(t *testing.T) {
 	for i := range 10 {
 		wg.Go(func() {
 			l := w[i%2].Get(t.Context(), key("k"), nil, lease, 20*time.Second)
-			if l.Found == Miss {
+			switch l.Found {
+			case Miss:
 				calls.Add(1)
 				l.Fill.Store(t.Context(), []byte("v"), time.Hour)
-			} else if l.Found == Hit {
+			case Hit:
 				hits.Add(1)
+			default:
+				t.Errorf("found %d", l.Found)
 			}
 		})
 	}
@@ -244,7 +247,8 @@ func TestInstallationsDoNotSeeEachOther(t *testing.T) {
 	two.invalidate(Selection{All: true}, 1)
 	two.invalidate(Selection{Tags: []string{"tag"}}, 0)
 	one.wantHit(key("k"), "of one")
-	if one.get(key("k")); one.Stats().HitsMemory == 0 {
+	one.get(key("k"))
+	if one.Stats().HitsMemory == 0 {
 		t.Error("another installation's invalidation was heeded")
 	}
 }

@@ -41,7 +41,8 @@ local mine = '|' .. ARGV[1] .. '|'
 if v and string.sub(v, 1, 1) == 'v' and string.find(string.sub(v, 1, 64), mine, 1, true) then return 1 end
 if v ~= 'f' .. ARGV[1] then return 0 end
 local t = redis.call('TIME')
-redis.call('SET', KEYS[1], string.format('v%d', t[1] * 1000 + math.floor(t[2] / 1000)) .. mine .. #ARGV[2] .. '|' .. ARGV[2] .. ARGV[3], 'PX', ARGV[4])
+local head = string.format('v%d', t[1] * 1000 + math.floor(t[2] / 1000)) .. mine .. #ARGV[2] .. '|'
+redis.call('SET', KEYS[1], head .. ARGV[2] .. ARGV[3], 'PX', ARGV[4])
 return 1`)
 
 	// abandon takes the filler's mark away.
