@@ -389,3 +389,27 @@ func TestFlushed(t *testing.T) {
 	w.wantMiss(key("called"))
 	w.wantMiss(key("stored"))
 }
+
+// What was read from Redis before an invalidation must not be put into memory after it.
+func TestMemoryKnowsWhatItWasToldMeanwhile(t *testing.T) {
+	t.Parallel()
+	m := newMemory(1 << 20)
+	one := &entry{subject: newSubject(key("k"), nil), value: []byte("v"), stored: time.Now(), expires: time.Now().Add(time.Hour)}
+	put := func(meanwhile func()) (found bool) {
+		m.trust()
+		heard := m.now()
+		meanwhile()
+		m.put(one, heard)
+		_, _, found = m.get(one.member)
+		return found
+	}
+	if !put(func() {}) {
+		t.Error("not found though nothing was invalidated")
+	}
+	if put(func() { m.drop(&Selection{Keys: []string{"k"}}) }) {
+		t.Error("found after an invalidation")
+	}
+	if put(func() { m.clear(); m.trust() }) {
+		t.Error("found after another subscription began")
+	}
+}

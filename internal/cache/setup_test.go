@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -35,11 +36,22 @@ func at(t testing.TB, url string) Config {
 	return Config{URL: u, Timeout: slow}
 }
 
+var databases sync.Map // their identities, by test
+
+// database is the identity of this test's database, another one for each run.
+func database(t testing.TB) string {
+	id, known := databases.LoadOrStore(t, rand.Text())
+	if !known {
+		t.Cleanup(func() { databases.Delete(t) })
+	}
+	return id.(string)
+}
+
 // connect opens a connection that runs until the test ends.
 func connect(t testing.TB, cfg Config, installation string) *Redis {
 	t.Helper()
 	r := Open(cfg, quiet(), prometheus.NewRegistry())
-	r.Name(installation, "of "+t.Name())
+	r.Name(installation, database(t))
 	run(t, r.Run)
 	t.Cleanup(func() { _ = r.Close() })
 	return r
