@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,9 @@ type Fill struct {
 	token   string
 	flight  *flight // nil for one that nobody waits for
 	ended   atomic.Bool
+
+	mu     sync.Mutex // guards the rest
+	scores []string   // in the indexes, as this fill has set them
 }
 
 // Hold goes on for so long from now. false: it is lost, since the result was invalidated or the lease had ended, and another may
@@ -37,11 +41,12 @@ func (f *Fill) renew(ctx context.Context, lease time.Duration) (held bool, err e
 	r := f.results.redis
 	err = r.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		pipe := client.Pipeline()
-		r.index(ctx, pipe, f.subject, lease)
+		scores := r.index(ctx, pipe, f.subject, lease)
 		renewed := holdScript.Eval(ctx, pipe, []string{r.place(f.subject.member)}, f.token, millis(lease))
 		if _, err := pipe.Exec(ctx); err != nil {
 			return err
 		}
+		f.remember(scores)
 		held, err = renewed.Bool()
 		return err
 	})
@@ -75,6 +80,10 @@ func (f *Fill) Store(ctx context.Context, value []byte, ttl time.Duration) {
 
 // store sees to the indexes first, so that no result outlives its names there.
 func (f *Fill) store(ctx context.Context, value []byte, ttl time.Duration) (stored bool, err error) {
+	tags, err := writeTags(f.subject.tags)
+	if err != nil {
+		return false, err
+	}
 	r := f.results.redis
 	err = r.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		pipe := client.Pipeline()
@@ -87,7 +96,7 @@ func (f *Fill) store(ctx context.Context, value []byte, ttl time.Duration) (stor
 	}
 	err = r.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		keys := []string{r.place(f.subject.member)}
-		stored, err = storeScript.Run(ctx, client, keys, f.token, value, millis(ttl)).Bool()
+		stored, err = storeScript.Run(ctx, client, keys, f.token, tags, value, millis(ttl)).Bool()
 		return err
 	})
 	return stored, err
@@ -102,9 +111,39 @@ func (f *Fill) Abandon(ctx context.Context) {
 	f.results.flights.land(f.flight)
 }
 
+// abandon takes the names out of the indexes, too, where nobody has added them again: the mark first, see Results. If the mark is
+// another's by now, so are the names.
 func (f *Fill) abandon(ctx context.Context) error {
 	r := f.results.redis
-	return r.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
-		return abandonScript.Run(ctx, client, []string{r.place(f.subject.member)}, f.token).Err()
+	var own bool
+	err := r.Do(ctx, func(ctx context.Context, client redis.UniversalClient) (err error) {
+		own, err = abandonScript.Run(ctx, client, []string{r.place(f.subject.member)}, f.token).Bool()
+		return err
 	})
+	f.mu.Lock()
+	scores := f.scores
+	f.mu.Unlock()
+	if err != nil || !own || len(scores) == 0 {
+		return err
+	}
+	return r.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
+		pipe := client.Pipeline()
+		for i, key := range r.indexes(f.subject) {
+			forgetScript.Eval(ctx, pipe, []string{key}, f.subject.member, scores[i])
+		}
+		_, err := pipe.Exec(ctx)
+		return err
+	})
+}
+
+// remember keeps the scores that indexes have given.
+func (f *Fill) remember(given []*redis.Cmd) {
+	scores := make([]string, 0, len(given))
+	for _, command := range given {
+		score, _ := command.Text()
+		scores = append(scores, score)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.scores = scores
 }

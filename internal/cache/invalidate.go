@@ -210,10 +210,8 @@ func (r *Remote) otherNames(
 
 // publish tells the workers to drop what they hold of it: everything, if it holds bytes that JSON does not keep.
 func (r *Remote) publish(ctx context.Context, s *Selection) error {
-	for _, texts := range [][]string{s.Keys, s.Patterns, s.Tags} {
-		if !utf8.ValidString(strings.Join(texts, "")) {
-			s = &Selection{All: true}
-		}
+	if !utf8.ValidString(strings.Join(s.Patterns, "")) {
+		s = &Selection{All: true}
 	}
 	payload, err := json.Marshal(notice{From: r.from, Selection: s})
 	if err != nil {

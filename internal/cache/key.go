@@ -5,19 +5,20 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // maxKey is how many bytes of a rendered key or tag stand in keys of Redis. What is longer stands there as its hash.
 const maxKey = 512
 
 // Key names a result: of which action it is, and which of its results. Observer and Action are of [a-zA-Z0-9_.-], Key is any
-// text. Where it is longer than 512 bytes its hash takes its place, sha256:<hex>, and only such patterns match it.
+// text. Where it is longer than 512 bytes, or no UTF-8, its hash takes its place, sha256:<hex>, and only such patterns match it.
 type Key struct{ Observer, Action, Key string }
 
 // brief is a rendered key or tag as it stands in keys of Redis. One that looks like a hash is hashed, too: it could be another's.
 func brief(s string) string {
 	const mark = "sha256:"
-	if len(s) <= maxKey && !strings.HasPrefix(s, mark) {
+	if len(s) <= maxKey && !strings.HasPrefix(s, mark) && utf8.ValidString(s) {
 		return s
 	}
 	sum := sha256.Sum256([]byte(s))

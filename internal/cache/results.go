@@ -179,7 +179,9 @@ func (c *Results) ask(ctx context.Context, s *search) Lookup {
 	case err != nil:
 		return Lookup{Found: Away}
 	case a.kind == 'v':
-		c.memory.put(&entry{subject: s.subject, value: a.value, stored: asked.Add(-a.age), expires: asked.Add(a.left)}, heard)
+		found := *s.subject
+		found.tags = a.tags
+		c.memory.put(&entry{subject: &found, value: a.value, stored: asked.Add(-a.age), expires: asked.Add(a.left)}, heard)
 		return Lookup{Found: Hit, Value: a.value, Age: a.age}
 	case a.kind == 'b':
 		return Lookup{Found: Busy, After: max(time.Millisecond, a.left)}

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -33,14 +34,15 @@ return {'m'}`)
 if redis.call('GET', KEYS[1]) ~= 'f' .. ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
 
-	// store puts the result ARGV[2] in the place of the filler's mark, for ARGV[3] ms: 1. Else 0.
+	// store puts the tags ARGV[2] and the result ARGV[3] in the place of the filler's mark, for ARGV[4] ms: 1. Else 0.
 	storeScript = redis.NewScript(`
 local v = redis.call('GET', KEYS[1])
 local mine = '|' .. ARGV[1] .. '|'
 if v and string.sub(v, 1, 1) == 'v' and string.find(string.sub(v, 1, 64), mine, 1, true) then return 1 end
 if v ~= 'f' .. ARGV[1] then return 0 end
 local t = redis.call('TIME')
-redis.call('SET', KEYS[1], string.format('v%d', t[1] * 1000 + math.floor(t[2] / 1000)) .. mine .. ARGV[2], 'PX', ARGV[3])
+local head = string.format('v%d', t[1] * 1000 + math.floor(t[2] / 1000)) .. mine .. #ARGV[2] .. '|'
+redis.call('SET', KEYS[1], head .. ARGV[2] .. ARGV[3], 'PX', ARGV[4])
 return 1`)
 
 	// abandon takes the filler's mark away.
@@ -55,7 +57,8 @@ redis.call('UNLINK', KEYS[1])
 return kind == 'v' and 1 or 0`)
 
 	// index adds the member ARGV[1] to an index for ARGV[2] µs at least. Its score grows by that, whatever it was, which
-	// tells who removes it that it was added again. Members whose time is over go, and the set after the last of them.
+	// tells who removes it that it was added again. Members whose time is over go, and the set after the last of them. It
+	// returns the score.
 	indexScript = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
@@ -63,10 +66,11 @@ local score = now + ARGV[2]
 local old = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if old and tonumber(old) >= score then score = tonumber(old) + 1 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
-redis.call('ZADD', KEYS[1], string.format('%.0f', score), ARGV[1])
+score = string.format('%.0f', score)
+redis.call('ZADD', KEYS[1], score, ARGV[1])
 local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
 redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.ceil(last[2] / 1000) + 1000))
-return 1`)
+return score`)
 
 	// forget removes a member from an index if it was not added again since its score was read.
 	forgetScript = redis.NewScript(`
@@ -88,6 +92,7 @@ type answer struct {
 	kind  byte
 	left  time.Duration
 	age   time.Duration
+	tags  []string
 	value []byte
 }
 
@@ -121,35 +126,57 @@ func readAnswer(reply []any) (a answer, err error) {
 		left, _ := reply[1].(int64)
 		now, _ := reply[2].(int64)
 		text, _ := reply[3].(string)
-		stored, value, err := split(text)
-		return answer{
-			kind: 'v', left: time.Duration(left) * time.Millisecond,
-			age: time.Duration(max(0, now-stored)) * time.Millisecond, value: []byte(value),
-		}, err
+		a, stored, err := split(text)
+		a.left, a.age = time.Duration(left)*time.Millisecond, time.Duration(max(0, now-stored))*time.Millisecond
+		return a, err
 	default:
 		return a, errStrange
 	}
 }
 
-// split takes v<unix ms>|<token>|<value> apart.
-func split(text string) (stored int64, value string, err error) {
-	parts := strings.SplitN(strings.TrimPrefix(text, "v"), "|", 3)
-	if len(parts) != 3 {
-		return 0, "", errStrange
+// split takes v<unix ms>|<token>|<length of the tags>|<tags><value> apart. The tags are those that it was stored with: the ones
+// of who looks for it may be others.
+func split(text string) (a answer, stored int64, err error) {
+	parts := strings.SplitN(strings.TrimPrefix(text, "v"), "|", 4)
+	if len(parts) != 4 {
+		return a, 0, errStrange
 	}
 	stored, err = strconv.ParseInt(parts[0], 10, 64)
-	if err != nil {
-		return 0, "", fmt.Errorf("%w: %w", errStrange, err)
+	n, tooLong := strconv.Atoi(parts[2])
+	if err != nil || tooLong != nil || n < 0 || n > len(parts[3]) {
+		return a, 0, errStrange
 	}
-	return stored, parts[2], nil
+	a = answer{kind: 'v', value: []byte(parts[3][n:])}
+	a.tags, err = readTags(parts[3][:n])
+	return a, stored, err
+}
+
+// writeTags puts tags into the place before a result.
+func writeTags(tags []string) (string, error) {
+	if len(tags) == 0 {
+		return "", nil
+	}
+	text, err := json.Marshal(tags)
+	return string(text), err
+}
+
+func readTags(text string) (tags []string, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	if err := json.Unmarshal([]byte(text), &tags); err != nil {
+		return nil, fmt.Errorf("%w: %w", errStrange, err)
+	}
+	return tags, nil
 }
 
 // index puts a subject into its indexes for as long as its result or the mark of who fills it may live. Script and all are sent:
 // what a pipeline asks for by its hash fails where the server does not know it.
-func (r *Redis) index(ctx context.Context, pipe redis.Pipeliner, s *subject, life time.Duration) {
+func (r *Redis) index(ctx context.Context, pipe redis.Pipeliner, s *subject, life time.Duration) (scores []*redis.Cmd) {
 	for _, key := range r.indexes(s) {
-		indexScript.Eval(ctx, pipe, []string{key}, s.member, (life + indexSlack).Microseconds())
+		scores = append(scores, indexScript.Eval(ctx, pipe, []string{key}, s.member, (life+indexSlack).Microseconds()))
 	}
+	return scores
 }
 
 func millis(d time.Duration) int64 { return max(1, d.Milliseconds()) }
