@@ -33,6 +33,7 @@ const (
 	// the job twice.
 	busyFirst = 250 * time.Millisecond
 	busyMost  = 4 * time.Second
+	busyLeast = 50 * time.Millisecond
 	// requiredPause is that of a delivery that must not go on without dedup.
 	requiredPause = 3 * time.Second
 )
@@ -56,7 +57,8 @@ func (e *busyError) Error() string { return e.reason }
 
 // busy puts a delivery off for no longer than the claim that it has met lasts.
 func busy(d *delivery, left time.Duration, reason string) error {
-	return &busyError{after: min(left, busyFirst<<min(snoozes(d.job.Metadata), 8), busyMost), reason: reason}
+	pause := min(left, busyFirst<<min(snoozes(d.job.Metadata), 8), busyMost)
+	return &busyError{after: max(pause, busyLeast), reason: reason}
 }
 
 // settledError says, from within, that a call is not to be made any more: it was made while the delivery waited for its moment.
@@ -285,7 +287,8 @@ func (r *runner) refresh(ctx context.Context, d *delivery, observer, act string)
 	if err != nil {
 		return other.out, err
 	}
-	if err := r.results.Put(ctx, cache.Key{Observer: observer, Action: act, Key: key}, tags, value, asked.TTL.Std()); err != nil {
+	err = r.results.Put(ctx, cache.Key{Observer: observer, Action: act, Key: key}, tags, value, asked.TTL.Std())
+	if err != nil && !errors.Is(err, cache.ErrTooLarge) { // another call would not make it smaller; the old one is gone
 		return other.out, action.Retry("redis_away", err)
 	}
 	return other.out, nil
