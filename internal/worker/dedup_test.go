@@ -24,7 +24,7 @@ func TestPairsLeadToOneCall(t *testing.T) {
 		t.Run(where.name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
-			rc := newReceiver(t, nil)
+			rc := newReceiver(t, func(http.ResponseWriter, *http.Request) { time.Sleep(5 * time.Millisecond) })
 			section := ""
 			if where.redis {
 				section = fmt.Sprintf("redis: {url: %q, timeout: 10s, pool_size: 50}\n", postgres.Redis(t).URL())
@@ -41,8 +41,8 @@ observers:
 			r.spawn(t, config)
 			r.spawn(t, config)
 			r.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
-				SELECT 'Order', 'INSERT', gen_random_uuid(), jsonb_build_object('pair', pair) FROM generate_series(1, $1::int) pair, generate_series(1, 2)`,
-				where.pairs)
+				SELECT 'Order', 'INSERT', gen_random_uuid(), jsonb_build_object('pair', pair)
+				FROM generate_series(1, $1::int) pair, generate_series(1, 2) half ORDER BY pair, half`, where.pairs)
 			r.awaitFor(4*time.Minute, "every delivery is done", func() bool {
 				return r.jobs("state = 'completed'") == strconv.Itoa(2*where.pairs)
 			})
@@ -51,11 +51,15 @@ observers:
 			if duplicates != strconv.Itoa(where.pairs) {
 				t.Errorf("%s deliveries say that they are duplicates, of %d pairs", duplicates, where.pairs)
 			}
+			if met := r.number("SELECT count(*)::text FROM job WHERE metadata ? 'snoozes'"); met < where.pairs/10 {
+				t.Errorf("only %d deliveries have met another's claim", met)
+			}
 			called := map[string]bool{}
 			for _, req := range rc.seen() {
 				called[req.id] = true
 			}
-			rows, err := r.conn.Query(t.Context(), "SELECT DISTINCT metadata->'output'->>'duplicate_of' FROM job WHERE metadata->'output'->>'result' = 'duplicate'")
+			rows, err := r.conn.Query(t.Context(), `
+				SELECT metadata->'output'->>'duplicate_of' FROM job WHERE metadata->'output'->>'result' = 'duplicate'`)
 			if err != nil {
 				t.Fatal(err)
 			}
