@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/ops"
 )
 
@@ -30,6 +33,13 @@ func (a *app) doctor(ctx context.Context, _ []string) error {
 		d, err := ops.Doctor(ctx, conn, source, s.capture, s.name)
 		if err != nil {
 			return err
+		}
+		if s.mistakes == nil && s.file != nil && s.file.Redis != nil {
+			r := cache.Open(*s.file.Redis, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+			d.Findings = append(d.Findings, ops.DoctorRedis(ctx, conn, r, s.name))
+			if err := r.Close(); err != nil {
+				return err
+			}
 		}
 		if s.mistakes != nil {
 			mend := "weir validate-config"

@@ -3,6 +3,7 @@ package ops
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/fraiseql/weir/internal/cache"
@@ -76,4 +77,31 @@ type Cleared struct {
 func ClearResultCache(ctx context.Context, r *cache.Redis, s cache.Selection) (Cleared, error) {
 	n, err := cache.NewRemote(r).Invalidate(ctx, s)
 	return Cleared{Results: n}, err
+}
+
+const redisCheck = "redis"
+
+// DoctorRedis looks at the Redis of the configuration. A worker goes on without it, so what is wrong is no error.
+func DoctorRedis(ctx context.Context, db DB, r *cache.Redis, installation string) Finding {
+	found := Finding{Check: redisCheck, Level: LevelWarning}
+	err := NameKeys(ctx, db, r, installation)
+	var server cache.Server
+	if err == nil {
+		server, err = r.Survey(ctx)
+	}
+	switch {
+	case err != nil:
+		found.Problem = "workers would go on without dedup and result cache: " + err.Error()
+		found.Mend = "-- check that it runs, and the section redis of the configuration"
+	case server.MaxMemory != "0" && strings.HasPrefix(server.Policy, "allkeys-"):
+		found.Problem = "at its memory limit it evicts any key (" + server.Policy + "): calls may be repeated, and an " +
+			"invalidation may miss results until their ttl"
+		found.Mend = "-- on the server: CONFIG SET maxmemory-policy noeviction"
+	default:
+		found.Level, found.Problem = LevelOK, "it serves"
+		if server.Version != "" {
+			found.Problem += ", version " + server.Version
+		}
+	}
+	return found
 }
