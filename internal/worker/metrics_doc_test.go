@@ -68,7 +68,9 @@ func registryAfterOneDelivery(t *testing.T) *prometheus.Registry {
 	t.Helper()
 	r := newRig(t)
 	rc := newReceiver(t, nil)
-	cfg, err := config.Load(t.Context(), config.Options{Path: r.write(hook(rc.URL, ""))})
+	cfg, err := config.Load(t.Context(), config.Options{
+		Path: r.write(hook(rc.URL, "") + fmt.Sprintf("redis: {url: %q}\n", postgres.Redis(t).URL())),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
