@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/fraiseql/weir/internal/action"
+	"github.com/fraiseql/weir/internal/breaker"
 	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/dedup"
 	"github.com/fraiseql/weir/internal/event"
@@ -25,6 +27,8 @@ const (
 	heldSlack = 10 * time.Second
 	// heldFresh is how old a claim may be when the call begins. One that has waited longer, for a rate limit, is asked for again.
 	heldFresh = time.Second
+	// heldParts is into how many parts the lease of what is held is divided: it is asked for again after each.
+	heldParts = 3
 	// resultWait is how long a delivery waits in its place for another one's result, before it is put off.
 	resultWait = time.Second
 	// concludeTime bounds what is said about a call that has ended.
@@ -256,14 +260,53 @@ func (r *runner) keep(ctx context.Context, d *delivery, fill *cache.Fill, failur
 func (r *runner) stillHeld(next step) step {
 	return func(ctx context.Context, d *delivery) error {
 		if time.Since(d.asked) > heldFresh {
-			for _, hold := range d.holds {
-				if err := hold(ctx); err != nil {
-					return err
-				}
+			if err := d.hold(ctx); err != nil {
+				return err
 			}
 		}
 		return next(ctx, d)
 	}
+}
+
+// hold asks again for what is held.
+func (d *delivery) hold(ctx context.Context) error {
+	for _, hold := range d.holds {
+		if err := hold(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitHolding waits for the moment of the call and goes on holding what is held. If leases ran out meanwhile, others would come in and
+// wait for a moment of their own; whose moment had come would find another one's claim, and nobody would ever call.
+func (r *runner) waitHolding(ctx context.Context, d *delivery, pass *breaker.Pass) error {
+	if len(d.holds) == 0 {
+		return pass.Wait(ctx, r.ending)
+	}
+	waiting, cancel := context.WithCancel(ctx)
+	var lost error
+	var holding sync.WaitGroup
+	holding.Go(func() {
+		tick := time.NewTicker((d.bound.Action.Timeout() + heldSlack) / heldParts)
+		defer tick.Stop()
+		for lost == nil {
+			select {
+			case <-waiting.Done():
+				return
+			case <-tick.C:
+				lost = d.hold(ctx) // not cut off by the end of the wait: that would break a connection
+			}
+		}
+		cancel()
+	})
+	err := pass.Wait(waiting, r.ending)
+	cancel()
+	holding.Wait()
+	if lost != nil {
+		return lost
+	}
+	return err
 }
 
 // refresh makes another action's call for this delivery's event and puts its result in the place of the one that is kept. The
