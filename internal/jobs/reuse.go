@@ -156,8 +156,12 @@ type claim struct {
 	held     bool
 }
 
-// take asks for the claim, or again for one that is held. Its error says what is to become of the delivery.
+// take asks for the claim, or again for one that is held. Its error says what is to become of the delivery. Who was stopped and may
+// have been declared dead does not ask: the delivery may have another attempt by now, whose claim it would take, and give back.
 func (c *claim) take(ctx context.Context) error {
+	if err := c.runner.lease.Check(); err != nil {
+		return away(err)
+	}
 	count := func(result string) { c.runner.metrics.dedup.WithLabelValues(result).Inc() }
 	answer, err := c.runner.claims.Claim(ctx, c.key, c.holder, c.of.bound.Action.Timeout()+heldSlack)
 	var redisAway *cache.AwayError
@@ -259,6 +263,9 @@ func (r *runner) keep(ctx context.Context, d *delivery, fill *cache.Fill, failur
 // stillHeld asks again for what has been held for a while.
 func (r *runner) stillHeld(next step) step {
 	return func(ctx context.Context, d *delivery) error {
+		if err := r.lease.Check(); err != nil {
+			return away(err) // it may be somebody else's call by now
+		}
 		if time.Since(d.asked) > heldFresh {
 			if err := d.hold(ctx); err != nil {
 				return err
