@@ -172,6 +172,8 @@ func (c *claim) take(ctx context.Context) error {
 			return &busyError{after: requiredPause, reason: "dedup is required, and " + err.Error()}
 		}
 		return nil
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err() // not what failed for that reason: it would count as an attempt
 	case err != nil:
 		return away(fmt.Errorf("dedup: %w", err))
 	}
