@@ -196,14 +196,15 @@ func (c *claim) take(ctx context.Context) error {
 	return nil
 }
 
-// conclude begins the window, or gives the claim back: also when it was never had, since Redis may be back.
+// conclude begins the window, or gives the claim back: also when it was never had, since Redis may be back, and may have done what
+// it did not answer to.
 func (c *claim) conclude(ctx context.Context, failure error, window time.Duration) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), concludeTime)
 	defer cancel()
 	var err error
 	if failure == nil {
 		err = c.runner.claims.Done(ctx, c.key, c.holder, window)
-	} else if c.held {
+	} else {
 		err = c.runner.claims.Release(ctx, c.key, c.holder)
 	}
 	if err != nil {
