@@ -74,13 +74,13 @@ func (e *settledError) Error() string { return "another delivery has made the ca
 var unmarked = map[string]bool{"database": true, "log": true, "cache": true}
 
 // once drops the repeat of a call that has succeeded: its worker died before the delivery was completed. A first attempt repeats
-// nothing, so only others look.
+// nothing, so only others look; nor does one of a delivery that was completed, which a person wants again.
 func (r *runner) once(next step) step {
 	return func(ctx context.Context, d *delivery) error {
 		if r.marks == nil || unmarked[d.bound.Action.Type()] {
 			return next(ctx, d)
 		}
-		if len(d.job.AttemptedBy) > 1 {
+		if len(d.job.AttemptedBy) > 1 && !isSuccess(readMark(d.job.Metadata).Output.Result) {
 			status, made, err := r.marks.Has(ctx, d.id())
 			switch {
 			case err != nil:
