@@ -163,7 +163,9 @@ func (c *claim) take(ctx context.Context) error {
 		return away(err)
 	}
 	count := func(result string) { c.runner.metrics.dedup.WithLabelValues(result).Inc() }
-	answer, err := c.runner.claims.Claim(ctx, c.key, c.holder, c.of.bound.Action.Timeout()+heldSlack)
+	timed, cancel := context.WithTimeout(ctx, loadTime)
+	defer cancel()
+	answer, err := c.runner.claims.Claim(timed, c.key, c.holder, c.of.bound.Action.Timeout()+heldSlack)
 	var redisAway *cache.AwayError
 	switch {
 	case errors.As(err, &redisAway) && ctx.Err() == nil:
@@ -174,6 +176,8 @@ func (c *claim) take(ctx context.Context) error {
 		return nil
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err() // not what failed for that reason: it would count as an attempt
+	case err != nil && timed.Err() != nil:
+		return awayError{fmt.Errorf("dedup: the database did not answer within %s: %w", loadTime, err)}
 	case err != nil:
 		return away(fmt.Errorf("dedup: %w", err))
 	}

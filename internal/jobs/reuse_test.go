@@ -106,6 +106,22 @@ func TestCutOffWithoutRedis(t *testing.T) {
 	}
 }
 
+// A database that does not answer does not hold a delivery's place for ever, also where its wait for a rate limit has no end.
+func TestClaimIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneDeduped)
+	tx, err := r.pool.Begin(t.Context())
+	check(t, err)
+	defer func() { check(t, tx.Rollback(context.WithoutCancel(t.Context()))) }()
+	_, err = tx.Exec(t.Context(), "LOCK TABLE weir.dedup")
+	check(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*loadTime)
+	defer cancel()
+	if err := r.testClaim().take(ctx); ctx.Err() != nil || !errors.As(err, &awayError{}) {
+		t.Errorf("got %v, want that the database is away", err)
+	}
+}
+
 // silent is a store that does what it is told and does not say so.
 type silent struct{ dedup.Claims }
 
