@@ -156,8 +156,9 @@ type claim struct {
 	held     bool
 }
 
-// take asks for the claim, or again for one that is held. Its error says what is to become of the delivery. Who was stopped and may
-// have been declared dead does not ask: the delivery may have another attempt by now, whose claim it would take, and give back.
+// take asks for the claim, or again for one that is held. Its error says what is to become of the delivery. Who was stopped and
+// may have been declared dead does not ask: the delivery may have another attempt by now, whose claim it would take and give
+// back.
 func (c *claim) take(ctx context.Context) error {
 	if err := c.runner.lease.Check(); err != nil {
 		return away(err)
@@ -200,8 +201,8 @@ func (c *claim) take(ctx context.Context) error {
 	return nil
 }
 
-// conclude begins the window, or gives the claim back: also when it was never had, since Redis may be back, and may have done what
-// it did not answer to.
+// conclude begins the window, or gives the claim back: also when it was never had, since Redis may be back, and may have
+// done what it did not answer to.
 func (c *claim) conclude(ctx context.Context, failure error, window time.Duration) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), concludeTime)
 	defer cancel()
@@ -292,8 +293,8 @@ func (d *delivery) hold(ctx context.Context) error {
 	return nil
 }
 
-// waitHolding waits for the moment of the call and goes on holding what is held. If leases ran out meanwhile, others would come in and
-// wait for a moment of their own; whose moment had come would find another one's claim, and nobody would ever call.
+// waitHolding waits for the moment of the call and goes on holding what is held. If leases ran out meanwhile, others would come
+// in and wait for a moment of their own; whose moment had come would find another one's claim, and nobody would ever call.
 func (r *runner) waitHolding(ctx context.Context, d *delivery, pass *breaker.Pass) error {
 	if len(d.holds) == 0 {
 		return pass.Wait(ctx, r.ending)

@@ -147,9 +147,9 @@ func openRedis(t *testing.T, url string) *cache.Redis {
 	t.Helper()
 	u, err := cache.ParseURL(url)
 	check(t, err)
-	redis := cache.Open(cache.Config{URL: u, Timeout: setting.Duration(5 * time.Second)}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	t.Cleanup(func() { check(t, redis.Close()) })
-	return redis
+	conn := cache.Open(cache.Config{URL: u, Timeout: setting.Duration(5 * time.Second)}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	t.Cleanup(func() { check(t, conn.Close()) })
+	return conn
 }
 
 // The marks of deliveries that were completed as the worker stopped do not stay for a day.
