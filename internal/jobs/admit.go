@@ -67,12 +67,12 @@ func (r *runner) wait(ctx context.Context, d *delivery, pass *breaker.Pass) erro
 	}
 	_ = json.Unmarshal(d.job.Metadata, &meta) // none is 0
 	if meta.Deaths == 0 || (!meta.Waits && !r.limited(d.bound.Action)) {
-		return pass.Wait(ctx, r.ending)
+		return r.waitHolding(ctx, d, pass)
 	}
 	if err := r.markWaiting(ctx, d, true); err != nil {
 		return err
 	}
-	if err := pass.Wait(ctx, r.ending); err != nil {
+	if err := r.waitHolding(ctx, d, pass); err != nil {
 		return err
 	}
 	return r.markWaiting(ctx, d, false)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 
 	"github.com/fraiseql/weir/internal/dedup"
 )
@@ -67,6 +68,11 @@ func (m *made) run(ctx context.Context, completed <-chan *river.Event) {
 	for {
 		select {
 		case <-ctx.Done():
+			for range len(completed) { // River has stopped: there come no more
+				if e, ok := <-completed; ok {
+					m.addJob(e.Job)
+				}
+			}
 			m.forget(context.WithoutCancel(ctx))
 			return
 		case e, ok := <-completed:
@@ -74,13 +80,17 @@ func (m *made) run(ctx context.Context, completed <-chan *river.Event) {
 				completed = nil
 				continue
 			}
-			var args Args
-			if !unmarked[actionType(e.Job.Kind)] && json.Unmarshal(e.Job.EncodedArgs, &args) == nil && args.Action != "" {
-				m.add(args.DeliveryID())
-			}
+			m.addJob(e.Job)
 		case <-tick.C:
 			m.forget(ctx)
 		}
+	}
+}
+
+func (m *made) addJob(job *rivertype.JobRow) {
+	var args Args
+	if !unmarked[actionType(job.Kind)] && json.Unmarshal(job.EncodedArgs, &args) == nil && args.Action != "" {
+		m.add(args.DeliveryID())
 	}
 }
 

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/fraiseql/weir/internal/action"
+	"github.com/fraiseql/weir/internal/breaker"
 	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/dedup"
 	"github.com/fraiseql/weir/internal/event"
@@ -25,6 +27,8 @@ const (
 	heldSlack = 10 * time.Second
 	// heldFresh is how old a claim may be when the call begins. One that has waited longer, for a rate limit, is asked for again.
 	heldFresh = time.Second
+	// heldParts is into how many parts the lease of what is held is divided: it is asked for again after each.
+	heldParts = 3
 	// resultWait is how long a delivery waits in its place for another one's result, before it is put off.
 	resultWait = time.Second
 	// concludeTime bounds what is said about a call that has ended.
@@ -70,13 +74,13 @@ func (e *settledError) Error() string { return "another delivery has made the ca
 var unmarked = map[string]bool{"database": true, "log": true, "cache": true}
 
 // once drops the repeat of a call that has succeeded: its worker died before the delivery was completed. A first attempt repeats
-// nothing, so only others look.
+// nothing, so only others look; nor does one of a delivery that was completed, which a person wants again.
 func (r *runner) once(next step) step {
 	return func(ctx context.Context, d *delivery) error {
 		if r.marks == nil || unmarked[d.bound.Action.Type()] {
 			return next(ctx, d)
 		}
-		if len(d.job.AttemptedBy) > 1 {
+		if len(d.job.AttemptedBy) > 1 && !isSuccess(readMark(d.job.Metadata).Output.Result) {
 			status, made, err := r.marks.Has(ctx, d.id())
 			switch {
 			case err != nil:
@@ -152,10 +156,17 @@ type claim struct {
 	held     bool
 }
 
-// take asks for the claim, or again for one that is held. Its error says what is to become of the delivery.
+// take asks for the claim, or again for one that is held. Its error says what is to become of the delivery. Who was stopped and
+// may have been declared dead does not ask: the delivery may have another attempt by now, whose claim it would take and give
+// back.
 func (c *claim) take(ctx context.Context) error {
+	if err := c.runner.lease.Check(); err != nil {
+		return away(err)
+	}
 	count := func(result string) { c.runner.metrics.dedup.WithLabelValues(result).Inc() }
-	answer, err := c.runner.claims.Claim(ctx, c.key, c.holder, c.of.bound.Action.Timeout()+heldSlack)
+	timed, cancel := context.WithTimeout(ctx, loadTime)
+	defer cancel()
+	answer, err := c.runner.claims.Claim(timed, c.key, c.holder, c.of.bound.Action.Timeout()+heldSlack)
 	var redisAway *cache.AwayError
 	switch {
 	case errors.As(err, &redisAway) && ctx.Err() == nil:
@@ -164,6 +175,10 @@ func (c *claim) take(ctx context.Context) error {
 			return &busyError{after: requiredPause, reason: "dedup is required, and " + err.Error()}
 		}
 		return nil
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err() // not what failed for that reason: it would count as an attempt
+	case err != nil && timed.Err() != nil:
+		return awayError{fmt.Errorf("dedup: the database did not answer within %s: %w", loadTime, err)}
 	case err != nil:
 		return away(fmt.Errorf("dedup: %w", err))
 	}
@@ -186,14 +201,15 @@ func (c *claim) take(ctx context.Context) error {
 	return nil
 }
 
-// conclude begins the window, or gives the claim back: also when it was never had, since Redis may be back.
+// conclude begins the window, or gives the claim back: also when it was never had, since Redis may be back, and may have
+// done what it did not answer to.
 func (c *claim) conclude(ctx context.Context, failure error, window time.Duration) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), concludeTime)
 	defer cancel()
 	var err error
 	if failure == nil {
 		err = c.runner.claims.Done(ctx, c.key, c.holder, window)
-	} else if c.held {
+	} else {
 		err = c.runner.claims.Release(ctx, c.key, c.holder)
 	}
 	if err != nil {
@@ -255,15 +271,57 @@ func (r *runner) keep(ctx context.Context, d *delivery, fill *cache.Fill, failur
 // stillHeld asks again for what has been held for a while.
 func (r *runner) stillHeld(next step) step {
 	return func(ctx context.Context, d *delivery) error {
+		if err := r.lease.Check(); err != nil {
+			return away(err) // it may be somebody else's call by now
+		}
 		if time.Since(d.asked) > heldFresh {
-			for _, hold := range d.holds {
-				if err := hold(ctx); err != nil {
-					return err
-				}
+			if err := d.hold(ctx); err != nil {
+				return err
 			}
 		}
 		return next(ctx, d)
 	}
+}
+
+// hold asks again for what is held.
+func (d *delivery) hold(ctx context.Context) error {
+	for _, hold := range d.holds {
+		if err := hold(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitHolding waits for the moment of the call and goes on holding what is held. If leases ran out meanwhile, others would come
+// in and wait for a moment of their own; whose moment had come would find another one's claim, and nobody would ever call.
+func (r *runner) waitHolding(ctx context.Context, d *delivery, pass *breaker.Pass) error {
+	if len(d.holds) == 0 {
+		return pass.Wait(ctx, r.ending)
+	}
+	waiting, cancel := context.WithCancel(ctx)
+	var lost error
+	var holding sync.WaitGroup
+	holding.Go(func() {
+		tick := time.NewTicker((d.bound.Action.Timeout() + heldSlack) / heldParts)
+		defer tick.Stop()
+		for lost == nil {
+			select {
+			case <-waiting.Done():
+				return
+			case <-tick.C:
+				lost = d.hold(ctx) // not cut off by the end of the wait: that would break a connection
+			}
+		}
+		cancel()
+	})
+	err := pass.Wait(waiting, r.ending)
+	cancel()
+	holding.Wait()
+	if lost != nil {
+		return lost
+	}
+	return err
 }
 
 // refresh makes another action's call for this delivery's event and puts its result in the place of the one that is kept. The

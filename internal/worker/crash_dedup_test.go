@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -217,5 +219,63 @@ func (r *rig) oneCallEachBut(rc *receiver, pairs, repeated int) {
 	}
 	if n := len(rc.seen()) - len(calls); n != repeated {
 		r.t.Errorf("%d calls repeated, expected %d", n, repeated)
+	}
+}
+
+// TestStoppedWorkersShareCalls stops workers (SIGSTOP) for longer than their leases last, by turns, under a rate limit at which
+// deliveries wait for longer than their claims last. Each pair leads to the call of one delivery, and to a second call of that one
+// only if its worker was stopped in the first.
+func TestStoppedWorkersShareCalls(t *testing.T) {
+	t.Parallel()
+	for _, where := range []string{"Redis", "PostgreSQL"} {
+		t.Run(where, func(t *testing.T) {
+			t.Parallel()
+			const pairs = 100
+			r := newRig(t)
+			rc := newReceiver(t, nil)
+			section := ""
+			if where == "Redis" {
+				section = fmt.Sprintf("redis: {url: %q, timeout: 5s}\n", postgres.Redis(t).URL())
+			}
+			config := r.write(section + fmt.Sprintf(`
+outbound: {allow: [127.0.0.1]}
+endpoints: {erp: {concurrency: 150, rate_limit: 3/s}}
+observers:
+  pair:
+    entity: Order
+    actions:
+      - {type: webhook, url: %q, endpoint: erp, timeout: 1s, dedup: {key: "{{ pair }}", window: 1h, required: true}}
+`, rc.URL))
+			workers := []*process{r.spawn(t, config), r.spawn(t, config)}
+			r.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
+				SELECT 'Order', 'INSERT', gen_random_uuid(), jsonb_build_object('pair', pair)
+				FROM generate_series(1, 2) half, generate_series(1, $1::int) pair ORDER BY half, pair`, pairs)
+			for n := range 3 {
+				time.Sleep(time.Second)
+				workers[n%2].signal(t, syscall.SIGSTOP)
+				time.Sleep(8 * time.Second)
+				workers[n%2].signal(t, syscall.SIGCONT)
+			}
+			r.awaitFor(2*time.Minute, "every delivery is done", func() bool {
+				return r.jobs("state = 'completed'") == strconv.Itoa(2*pairs)
+			})
+			callers := map[string]map[string]bool{}
+			for _, req := range rc.seen() {
+				pair := pairOf(t, req)
+				if callers[pair] == nil {
+					callers[pair] = map[string]bool{}
+				}
+				callers[pair][req.id] = true
+			}
+			for pair, ids := range callers {
+				if len(ids) != 1 {
+					t.Errorf("%d deliveries of pair %s were sent", len(ids), pair)
+				}
+			}
+			if repeated := len(rc.seen()) - len(callers); len(callers) != pairs || repeated > 3 {
+				t.Errorf("%d pairs of %d were called, %d calls repeated", len(callers), pairs, repeated)
+			}
+			t.Logf("%d calls of %d pairs", len(rc.seen()), pairs)
+		})
 	}
 }

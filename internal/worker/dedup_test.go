@@ -7,8 +7,11 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/fraiseql/weir/internal/sandbox"
 )
@@ -171,6 +174,120 @@ observers:
 	}
 	if want := 3*batch + batch/20; len(seen) != want {
 		t.Errorf("%d of %d calls were made", len(seen), want)
+	}
+}
+
+// TestRedisHangs stops Redis: it takes connections and does not answer. Deliveries go on, events come in, and the worker stops.
+func TestRedisHangs(t *testing.T) {
+	t.Parallel()
+	server := sandbox.TestRedis(t)
+	r := newRig(t)
+	rc := newReceiver(t, nil)
+	config := fmt.Sprintf(`
+redis: {url: %q}
+outbound: {allow: [127.0.0.1]}
+observers:
+  free:
+    entity: Order
+    actions:
+      - {name: deduped, type: webhook, url: "%[2]s/deduped", dedup: {key: "{{ n }}", window: 1h}}
+      - {name: cached, type: webhook, url: "%[2]s/cached", cache: {key: "{{ n }}", ttl: 1h}}
+  waits:
+    entity: Order
+    retry: {max_attempts: 1}
+    actions:
+      - {type: webhook, url: "%[2]s/required", dedup: {key: "{{ n }}", window: 1h, required: true}}
+`, server.URL(), rc.URL)
+	run := r.started(config)
+	if err := server.Process().Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Process().Signal(syscall.SIGCONT) })
+	const events = 300
+	began := time.Now()
+	r.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
+		SELECT 'Order', 'INSERT', gen_random_uuid(), jsonb_build_object('n', n) FROM generate_series(1, $1::int) n`, events)
+	r.await("every event is there", func() bool { return r.one("SELECT count(*)::text FROM weir.event") == strconv.Itoa(events) })
+	ingested := time.Since(began)
+	const free, waits = "args->>'observer' = 'free'", "args->>'observer' = 'waits'"
+	r.await("what goes on without Redis", func() bool { return r.jobs("state = 'completed' AND "+free) == strconv.Itoa(2*events) })
+	took := time.Since(began)
+	t.Logf("events in after %s, deliveries after %s; p99 from the start of an attempt to its completion: %s ms", ingested, took,
+		r.one(`SELECT (1000 * percentile_disc(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM finalized_at - attempted_at)))::int::text
+			FROM job WHERE state = 'completed' AND `+free))
+	if run.metric(t, "weir_dedup_lookups_total", `result="unavailable"`) < events {
+		t.Error("not every look is counted as unavailable")
+	}
+	if ingested > 5*time.Second {
+		t.Errorf("the stream was held up for %s", ingested)
+	}
+	began = time.Now()
+	run.stop(t)
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the worker took %s to stop", took)
+	}
+	if lost := r.jobs("state NOT IN ('available', 'scheduled') AND " + waits); lost != "0" {
+		t.Errorf("%s deliveries that have to wait for Redis do not", lost)
+	}
+	if err := server.Process().Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	r.started(config)
+	r.await("those that had to wait", func() bool { return r.jobs("state = 'completed' AND "+waits) == strconv.Itoa(events) })
+}
+
+// TestRetryOfWhatIsCompleted retries completed deliveries as a person does: they are sent again, also when Redis still holds the
+// mark that they were made, and however often that is tried. One in the window of its own call is not.
+func TestRetryOfWhatIsCompleted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rc := newReceiver(t, nil)
+	server := sandbox.TestRedis(t)
+	r.started(fmt.Sprintf(`
+redis: {url: %q, timeout: 5s}
+outbound: {allow: [127.0.0.1]}
+observers:
+  plain: {entity: Order, actions: [{type: webhook, url: "%[2]s/plain"}]}
+  windowed: {entity: Order, actions: [{type: webhook, url: "%[2]s/windowed", dedup: {key: "{{ entity_id }}", window: 1h}}]}
+`, server.URL(), rc.URL))
+	r.order(`{}`)
+	completed := func(what string) {
+		t.Helper()
+		r.await(what, func() bool { return r.jobs("state = 'completed'") == "2" })
+	}
+	completed("the first deliveries")
+	options, err := redis.ParseURL(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(options)
+	t.Cleanup(func() { _ = client.Close() })
+	keys := func(pattern string) []string {
+		t.Helper()
+		found, err := client.Keys(t.Context(), pattern).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	r.await("the marks are gone", func() bool { return len(keys("*:once:*")) == 0 })
+	r.press(t, retryButton, "args->>'observer' = 'plain'")
+	r.await("it is sent again", func() bool { return len(rc.seen()) == 3 })
+	completed("the second delivery")
+	r.await("its mark is gone, too", func() bool { return len(keys("*:once:*")) == 0 })
+
+	prefix := strings.TrimSuffix(keys("*:up")[0], "up")
+	if err := client.Set(t.Context(), prefix+"once:"+rc.seen()[2].id, 200, time.Hour).Err(); err != nil {
+		t.Fatal(err)
+	}
+	r.press(t, retryButton, "args->>'observer' = 'plain'")
+	completed("the third delivery")
+	r.await("it is sent once more", func() bool { return len(rc.seen()) == 4 })
+
+	r.press(t, retryButton, "args->>'observer' = 'windowed'")
+	completed("the one in its window")
+	if n := len(rc.seen()); n != 4 {
+		t.Errorf("%d calls, want 4", n)
 	}
 }
 
