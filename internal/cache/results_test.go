@@ -194,12 +194,12 @@ func TestLease(t *testing.T) {
 	}
 }
 
-func TestPut(t *testing.T) {
+func TestRenew(t *testing.T) {
 	t.Parallel()
 	w := workers(t, 2)
 	w[0].store(key("k"), "old", "tag")
 	w[1].wantHit(key("k"), "old")
-	if err := w[0].Put(t.Context(), key("k"), []string{"other"}, []byte("new"), time.Hour); err != nil {
+	if err := w[0].put(key("k"), []byte("new"), "other"); err != nil {
 		t.Fatal(err)
 	}
 	w[0].wantHit(key("k"), "new")
@@ -209,7 +209,7 @@ func TestPut(t *testing.T) {
 	w[0].wantGone(key("k"))
 
 	f := w[1].fill(key("k"))
-	if err := w[0].Put(t.Context(), key("k"), nil, []byte("put"), time.Hour); err != nil {
+	if err := w[0].put(key("k"), []byte("put")); err != nil {
 		t.Fatal(err)
 	}
 	f.Store(t.Context(), []byte("from an earlier call"), time.Hour)
@@ -226,7 +226,7 @@ func TestTooLarge(t *testing.T) {
 	w[0].wantMiss(key("k"))
 	w[0].fill(key("k")).Store(t.Context(), large[1:], time.Hour)
 	w[1].wantHit(key("k"), string(large[1:]))
-	if err := w[0].Put(t.Context(), key("k"), nil, large, time.Hour); !errors.Is(err, ErrTooLarge) {
+	if err := w[0].put(key("k"), large); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("put: %v", err)
 	}
 	w[0].wantMiss(key("k"))
@@ -338,7 +338,7 @@ func TestRedisAway(t *testing.T) {
 	if _, err := w.Invalidate(t.Context(), Selection{All: true}); !errors.As(err, &away) {
 		t.Errorf("invalidated: %v", err)
 	}
-	if err := w.Put(t.Context(), key("k"), nil, []byte("v"), time.Hour); !errors.As(err, &away) {
+	if err := w.put(key("k"), []byte("v")); !errors.As(err, &away) {
 		t.Errorf("put: %v", err)
 	}
 	if err := server.Start(t.Context()); err != nil {
