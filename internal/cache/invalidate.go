@@ -140,7 +140,8 @@ func (r *Remote) walk(ctx context.Context, index func() string, match string, se
 	}
 }
 
-// remove removes the tickets of renewals, then results, then their names from the index in which they were found and from the two that each result is in.
+// remove removes the tickets of renewals, then results, then their names: from the index in which they were found and from the
+// two that each result is in.
 func (r *Remote) remove(ctx context.Context, index string, found []named) (removed int, err error) {
 	names := make(map[string][]named, 3) // by index
 	names[index] = found
