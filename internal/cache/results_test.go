@@ -289,7 +289,11 @@ func TestMemoryIsBounded(t *testing.T) {
 func TestWorkersTellTheirFigures(t *testing.T) {
 	t.Parallel()
 	w := workers(t, 2)
-	w[0].store(key("k"), "v")
+	f := w[0].fill(key("k"))
+	if l := w[0].get(key("k")); l.Found != Busy { // neither a hit nor a miss
+		t.Errorf("found %d, want busy", l.Found)
+	}
+	f.Store(t.Context(), []byte("v"), time.Hour)
 	w[0].wantHit(key("k"), "v")
 	remote := NewRemote(w[1].redis)
 	var all map[string]Stats
