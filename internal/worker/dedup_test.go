@@ -27,7 +27,7 @@ func TestPairsLeadToOneCall(t *testing.T) {
 			rc := newReceiver(t, nil)
 			section := ""
 			if where.redis {
-				section = fmt.Sprintf("redis: {url: %q, timeout: 10s, pool_size: 50}\n", postgres.Redis(t).URL())
+				section = fmt.Sprintf("redis: {url: %q, timeout: 5s, pool_size: 50}\n", postgres.Redis(t).URL())
 			}
 			config := r.write(section + fmt.Sprintf(`
 outbound: {allow: [127.0.0.1]}
