@@ -102,7 +102,8 @@ func (c Config) Check(value func(key string) ast.Node) error {
 		errs = append(errs, errNowhere) // without a place of its own it is the section's
 	}
 	if n := written("timeout"); n != nil && c.Timeout > maxTimeout {
-		errs = append(errs, setting.ErrorAt(n, "each delivery would wait so long for a Redis that hangs: expected %s at most", maxTimeout))
+		errs = append(errs, setting.ErrorAt(n,
+			"each delivery would wait so long for a Redis that hangs: expected %s at most", maxTimeout))
 	}
 	if u, p := written("username_env"), written("password_env"); u != nil && p == nil {
 		errs = append(errs, setting.ErrorAt(u, "username_env goes with password_env: write both"))

@@ -257,9 +257,9 @@ func TestMemoryIsBounded(t *testing.T) {
 	t.Parallel()
 	const bound = 4 << 20
 	m := newMemory(bound)
-	m.trust()
+	m.trust(time.Now())
 	for i := range 100_000 {
-		m.trust()
+		m.trust(time.Now())
 		s := newSubject(key(fmt.Sprint(i)), []string{"all", fmt.Sprint("tag", i%100)})
 		m.put(&entry{subject: s, value: make([]byte, i%1000), stored: time.Now(), expires: time.Now().Add(time.Hour)}, m.now())
 		if i%1000 == 0 {
@@ -400,7 +400,7 @@ func TestMemoryKnowsWhatItWasToldMeanwhile(t *testing.T) {
 	m := newMemory(1 << 20)
 	one := &entry{subject: newSubject(key("k"), nil), value: []byte("v"), stored: time.Now(), expires: time.Now().Add(time.Hour)}
 	put := func(meanwhile func()) (found bool) {
-		m.trust()
+		m.trust(time.Now())
 		heard := m.now()
 		meanwhile()
 		m.put(one, heard)
@@ -413,7 +413,7 @@ func TestMemoryKnowsWhatItWasToldMeanwhile(t *testing.T) {
 	if put(func() { m.drop(&Selection{Keys: []string{"k"}}) }) {
 		t.Error("found after an invalidation")
 	}
-	if put(func() { m.clear(); m.trust() }) {
+	if put(func() { m.clear(); m.trust(time.Now()) }) {
 		t.Error("found after another subscription began")
 	}
 }
