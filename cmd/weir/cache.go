@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,8 +59,8 @@ type redisError struct {
 }
 
 func (e *redisError) Error() string {
-	return fmt.Sprintf("cannot ask the Redis at %s: %v\ncheck that it runs, and the section redis of the configuration",
-		e.servers, e.err)
+	return fmt.Sprintf("cannot ask the Redis at %s: %s\ncheck that it runs, and the section redis of the configuration",
+		e.servers, strings.ReplaceAll(e.err.Error(), "\n", ": "))
 }
 
 func (e *redisError) Unwrap() error { return e.err }
@@ -82,7 +83,7 @@ func newCacheStatsCommand(a *app) *cobra.Command {
 }
 
 func (a *app) writeCache(w io.Writer, found ops.ResultCache) {
-	fmt.Fprintf(w, "%d results in Redis\n\n", found.Results)
+	fmt.Fprintf(w, "%s in Redis\n\n", count(found.Results, "result"))
 	t := table{header: []string{"WORKER", "HIT RATE", "FROM MEMORY", "FROM REDIS", "MISSES", "WITHOUT", "IN MEMORY", "BYTES"}}
 	for _, one := range found.Workers {
 		s := one.Stats
@@ -90,19 +91,18 @@ func (a *app) writeCache(w io.Writer, found ops.ResultCache) {
 			t.add(c(one.ClientID), c("-"), c("-"), c("-"), c("-"), c("-"), c("-"), c("-"))
 			continue
 		}
-		count := func(n int64) cell { return c(strconv.FormatInt(n, 10)) }
-		t.add(c(one.ClientID), c(hitRate(s)), count(s.HitsMemory), count(s.HitsRedis), count(s.Misses), count(s.Away),
-			count(int64(s.Entries)), count(int64(s.Bytes)))
+		number := func(n int64) cell { return c(strconv.FormatInt(n, 10)) }
+		t.add(c(one.ClientID), c(hitRate(s)), number(s.HitsMemory), number(s.HitsRedis), number(s.Misses), number(s.Away),
+			number(int64(s.Entries)), number(int64(s.Bytes)))
 	}
 	t.write(a, w)
 }
 
 func hitRate(s *cache.Stats) string {
-	hits := s.HitsMemory + s.HitsRedis
-	if hits+s.Misses == 0 {
+	if s.HitsMemory+s.HitsRedis+s.Misses == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%.1f %%", 100*float64(hits)/float64(hits+s.Misses))
+	return fmt.Sprintf("%.1f %%", 100*s.HitRatio)
 }
 
 func newCacheClearCommand(a *app) *cobra.Command {
@@ -123,7 +123,7 @@ and --tag remove what any of them names; --observer and --action narrow keys, pa
 				if err != nil {
 					return err
 				}
-				return a.print(cleared, func(w io.Writer) { fmt.Fprintf(w, "removed %d results\n", cleared.Results) })
+				return a.print(cleared, func(w io.Writer) { fmt.Fprintf(w, "removed %s\n", count(cleared.Results, "result")) })
 			})
 		}),
 	}

@@ -149,7 +149,7 @@ func (c *Cache) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	keys, results, err := c.remove(ctx, stale)
 	out := event.Outcome{DurationMS: time.Since(start).Milliseconds()}
 	if err != nil {
-		return out, redisAway(ctx, err)
+		return out, RedisAway(ctx, err)
 	}
 	out.ResponseBody = fmt.Sprintf("%s and %s removed", count(keys, "key"), count(int64(results), "result"))
 	return out, nil
@@ -210,8 +210,8 @@ func (c *Cache) remove(ctx context.Context, s cache.Selection) (keys int64, resu
 	return keys, results, err
 }
 
-// redisAway is the error of what Redis has not done. Where the worker cuts it off, Redis is not to blame.
-func redisAway(ctx context.Context, err error) error {
+// RedisAway is the error of what Redis has not done. Where the worker cuts it off, Redis is not to blame.
+func RedisAway(ctx context.Context, err error) error {
 	if ctx.Err() == nil {
 		return sick(Retry(codeRedisAway, err))
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
@@ -38,7 +39,7 @@ type Config struct {
 	TLS bool `yaml:"tls,omitempty"`
 	// CAFile names the authorities that the server's certificate may come from. Default: the system's.
 	CAFile setting.CAFile `yaml:"ca_file,omitempty"`
-	// Timeout is how long a command may take, connection and repetitions included. Default: 100ms.
+	// Timeout is how long a command may take, connection and repetitions included, at most 5s. Default: 100ms.
 	Timeout setting.Duration `yaml:"timeout,omitempty"`
 	// PoolSize is how many connections each worker process holds at most, for each server. Default: 20.
 	PoolSize int `yaml:"pool_size,omitempty" jsonschema:"minimum=1,maximum=10000"`
@@ -48,6 +49,7 @@ type Config struct {
 
 const (
 	defaultTimeout  = setting.Duration(100 * time.Millisecond)
+	maxTimeout      = setting.Duration(indexSlack / 2) // two commands later a result is still in its indexes
 	defaultPoolSize = 20
 	defaultRetries  = 1
 )
@@ -99,6 +101,10 @@ func (c Config) Check(value func(key string) ast.Node) error {
 	default:
 		errs = append(errs, errNowhere) // without a place of its own it is the section's
 	}
+	if n := written("timeout"); n != nil && c.Timeout > maxTimeout {
+		errs = append(errs, setting.ErrorAt(n,
+			"each delivery would wait so long for a Redis that hangs: expected %s at most", maxTimeout))
+	}
 	if u, p := written("username_env"), written("password_env"); u != nil && p == nil {
 		errs = append(errs, setting.ErrorAt(u, "username_env goes with password_env: write both"))
 	}
@@ -111,7 +117,8 @@ func (c Config) checkAddrs(written func(key string) ast.Node) []error {
 		errs = append(errs, setting.ErrorAt(written("addrs"), "addrs is empty: expected a list, as in [redis-1:6379, redis-2:6379]"))
 	}
 	for _, addr := range c.Addrs {
-		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
+		host, port, err := net.SplitHostPort(addr)
+		if _, noNumber := strconv.ParseUint(port, 10, 16); err != nil || host == "" || noNumber != nil {
 			errs = append(errs, setting.ErrorAt(written("addrs"), "%q is no address: expected host:port, as in redis-1:6379", addr))
 		}
 	}

@@ -126,6 +126,9 @@ func (f *Fill) abandon(ctx context.Context) error {
 	if err != nil || !own || len(scores) == 0 {
 		return err
 	}
+	if renewed, err := r.renewed(ctx, f.subject); err != nil || renewed { // who does so after this adds the names again
+		return err
+	}
 	return r.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		pipe := client.Pipeline()
 		for i, key := range r.indexes(f.subject) {

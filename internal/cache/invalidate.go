@@ -140,12 +140,24 @@ func (r *Remote) walk(ctx context.Context, index func() string, match string, se
 	}
 }
 
-// remove removes results, then their names from the index in which they were found and from the two that each result is in.
+// remove removes the tickets of renewals, then results, then their names: from the index in which they were found and from the
+// two that each result is in.
 func (r *Remote) remove(ctx context.Context, index string, found []named) (removed int, err error) {
 	names := make(map[string][]named, 3) // by index
 	names[index] = found
 	err = r.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		return r.otherNames(ctx, client, found, names)
+	})
+	if err != nil {
+		return 0, err
+	}
+	err = r.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error { // first of all: see Renewal
+		pipe := client.Pipeline()
+		for _, n := range found {
+			pipe.Unlink(ctx, r.redis.renewal(n.member))
+		}
+		_, err := pipe.Exec(ctx)
+		return err
 	})
 	if err != nil {
 		return 0, err

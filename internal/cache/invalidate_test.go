@@ -135,6 +135,54 @@ func TestCallFromBeforeAnInvalidation(t *testing.T) {
 	}
 }
 
+// A call that makes a result anew began before an invalidation, too: it is not stored after it. Until then what was there stays,
+// and calls of others that fail meanwhile do not make it untraceable.
+func TestRenewalFromBeforeAnInvalidation(t *testing.T) {
+	t.Parallel()
+	for name, s := range map[string]Selection{
+		"key": {Keys: []string{"k"}}, "pattern": {Patterns: []string{"?"}}, "tag": {Tags: []string{"tag"}}, "all": {All: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := workers(t, 2)
+			begin := func() *Renewal {
+				t.Helper()
+				n, err := w[0].Renew(t.Context(), key("k"), []string{"tag"}, lease)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+			end := func(n *Renewal, value string) {
+				t.Helper()
+				if err := n.Store(t.Context(), []byte(value), time.Hour); err != nil {
+					t.Error(err)
+				}
+			}
+			w[1].store(key("k"), "there", "tag")
+			n := begin()
+			w[0].wantHit(key("k"), "there")
+			w[1].invalidate(s, 1)
+			end(n, "stale")
+			w[0].wantGone(key("k"))
+			w[1].wantMiss(key("k"))
+
+			n = begin()
+			w[1].fill(key("k"), "tag").Abandon(t.Context())
+			w[1].invalidate(s, 0)
+			w[1].store(key("k"), "young", "tag")
+			end(n, "stale")
+			w[0].wantHit(key("k"), "young")
+
+			first, second := begin(), begin()
+			end(second, "second")
+			end(first, "first")
+			w[0].wantHit(key("k"), "second")
+			w[1].invalidate(s, 1)
+		})
+	}
+}
+
 // A refresh during an invalidation is gone, or can be invalidated again; and so is a fill.
 func TestNamesAreNotLost(t *testing.T) {
 	t.Parallel()
@@ -155,7 +203,7 @@ func TestNamesAreNotLost(t *testing.T) {
 	})
 	for i := range 500 {
 		if i%2 == 0 {
-			if err := w[0].Put(t.Context(), key("k"), []string{"tag"}, []byte("v"), time.Hour); err != nil {
+			if err := w[0].put(key("k"), []byte("v"), "tag"); err != nil {
 				t.Error(err)
 			}
 		} else if l := w[0].get(key("k"), "tag"); l.Fill != nil {
@@ -165,7 +213,7 @@ func TestNamesAreNotLost(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	for range 20 {
-		_ = w[0].Put(t.Context(), key("k"), []string{"tag"}, []byte("v"), time.Hour)
+		_ = w[0].put(key("k"), []byte("v"), "tag")
 		w[1].invalidate(Selection{Tags: []string{"tag"}}, 1)
 		w[0].wantGone(key("k"))
 	}
@@ -202,6 +250,9 @@ func raise(a *atomic.Int64, v int64) {
 }
 
 func (x *truth) look(t *testing.T, w *worker, by, i int) (hit bool) {
+	if rand.IntN(5) == 0 {
+		x.renew(t, w, i)
+	}
 	least := x.settled[by][i].Load()
 	l := w.Get(t.Context(), key(fmt.Sprint(i)), []string{fmt.Sprint("tag", i), "all"}, lease, time.Second)
 	switch l.Found {
@@ -223,6 +274,20 @@ func (x *truth) look(t *testing.T, w *worker, by, i int) (hit bool) {
 	case Busy:
 	}
 	return false
+}
+
+// renew makes a version anew.
+func (x *truth) renew(t *testing.T, w *worker, i int) {
+	n, err := w.Renew(t.Context(), key(fmt.Sprint(i)), []string{fmt.Sprint("tag", i), "all"}, lease)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	v := x.version[i].Load()
+	time.Sleep(time.Duration(rand.IntN(3000)) * time.Microsecond)
+	if err := n.Store(t.Context(), []byte(strconv.FormatInt(v, 10)), time.Second); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestNobodyFindsWhatWasInvalidated(t *testing.T) {

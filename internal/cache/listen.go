@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
 const (
-	// pingEvery is after how much silence the server of the subscription is asked whether it is there.
+	// pingEvery is between two questions whether the server of the subscription is there.
 	pingEvery = trustFor / 4
 	// subscribeEvery is between two attempts to subscribe.
 	subscribeEvery = 250 * time.Millisecond
@@ -60,13 +61,19 @@ func (c *Results) subscribe(ctx context.Context) (lived bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	heard := time.Now()
+	began, heard, asked := time.Now(), time.Now(), time.Time{}
 	for {
+		if lived && time.Since(asked) >= pingEvery {
+			asked = time.Now()
+			if err := subscription.Ping(ctx, strconv.FormatInt(int64(asked.Sub(began)), 10)); err != nil {
+				return lived, fmt.Errorf("ask after the subscription: %w", err)
+			}
+		}
 		message, err := subscription.ReceiveTimeout(ctx, pingEvery)
 		if err == nil {
 			heard = time.Now()
 			lived = true
-			c.hear(message)
+			c.hear(message, began)
 			continue
 		}
 		if timeout := net.Error(nil); !errors.As(err, &timeout) || !timeout.Timeout() {
@@ -75,22 +82,23 @@ func (c *Results) subscribe(ctx context.Context) (lived bool, err error) {
 		if time.Since(heard) >= trustFor {
 			return lived, errSilent
 		}
-		if err := subscription.Ping(ctx); err != nil {
-			return lived, fmt.Errorf("ask after the subscription: %w", err)
-		}
 	}
 }
 
 // hear takes account of what the subscription says. The library may have subscribed again on its own, and what was said in
-// between is lost: its confirmation always means a fresh start.
-func (c *Results) hear(message any) {
+// between is lost: its confirmation always means a fresh start. What is in memory counts from when the server was asked: its
+// answer may have been under way for a while, and what it has said since may be late or lost as well.
+func (c *Results) hear(message any, began time.Time) {
 	switch m := message.(type) {
 	case *redis.Subscription:
 		c.memory.clear()
 	case *redis.Message:
 		c.heed(m.Payload)
+	case *redis.Pong:
+		if after, err := strconv.ParseInt(m.Payload, 10, 64); err == nil {
+			c.memory.trust(began.Add(time.Duration(after)))
+		}
 	}
-	c.memory.trust()
 }
 
 func (c *Results) heed(payload string) {

@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// trustFor is how long the in-process results are good after the last sign of life of the subscription. It is a lease: a
-	// process that was stopped for a while does not serve what was invalidated meanwhile.
+	// trustFor is how long the in-process results are good after the last question that the subscription has answered. It is a
+	// lease: a process that was stopped for a while does not serve what was invalidated meanwhile.
 	trustFor = time.Second
 	// entryBytes is what an entry takes beside its texts, and tagBytes a tag of it.
 	entryBytes = 512
@@ -151,12 +151,11 @@ func (m *memory) drop(s *Selection) {
 	}
 }
 
-// trust serves for a while: the subscription lives.
-func (m *memory) trust() {
-	until := time.Now().Add(trustFor)
+// trust serves for a while from a moment at which the subscription lived.
+func (m *memory) trust(from time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.trusted = until
+	m.trusted = from.Add(trustFor)
 }
 
 // clear forgets everything, and serves nothing until it is trusted.

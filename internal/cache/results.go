@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/redis/go-redis/v9"
 )
 
 const (
@@ -197,36 +196,6 @@ func (c *Results) ask(ctx context.Context, s *search) Lookup {
 		return Lookup{Found: Busy, After: time.Millisecond}
 	}
 	return Lookup{Found: Miss, Fill: f}
-}
-
-// Put stores a result in the place of whatever is there, and other workers drop their copies of that. Who is making a call for it
-// does not store it any more. An invalidation meanwhile wins, which is no error. What is ErrTooLarge is not stored, and
-// what was there is removed. An *AwayError leaves open what is there.
-func (c *Results) Put(ctx context.Context, k Key, tags []string, value []byte, ttl time.Duration) error {
-	f := &Fill{results: c, subject: newSubject(k, tags), token: rand.Text()}
-	replaced := &Selection{Keys: []string{f.subject.Key.Key}, Observer: k.Observer, Action: k.Action}
-	defer c.drop(replaced)
-	err := c.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
-		return client.Set(ctx, c.redis.place(f.subject.member), "f"+f.token, claimLease).Err()
-	})
-	if err == nil {
-		err = f.put(ctx, value, ttl)
-	}
-	if err != nil && !errors.Is(err, ErrTooLarge) {
-		return err
-	}
-	return errors.Join(err, c.remote.publish(ctx, replaced))
-}
-
-// put is Store with its error.
-func (f *Fill) put(ctx context.Context, value []byte, ttl time.Duration) error {
-	if len(value) > maxValue {
-		f.results.notStored(tooLarge)
-		return errors.Join(ErrTooLarge, f.abandon(ctx))
-	}
-	stored, err := f.store(ctx, value, ttl)
-	f.results.count(stored, err)
-	return err
 }
 
 // drop removes what was invalidated from this process.

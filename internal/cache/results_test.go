@@ -194,12 +194,12 @@ func TestLease(t *testing.T) {
 	}
 }
 
-func TestPut(t *testing.T) {
+func TestRenew(t *testing.T) {
 	t.Parallel()
 	w := workers(t, 2)
 	w[0].store(key("k"), "old", "tag")
 	w[1].wantHit(key("k"), "old")
-	if err := w[0].Put(t.Context(), key("k"), []string{"other"}, []byte("new"), time.Hour); err != nil {
+	if err := w[0].put(key("k"), []byte("new"), "other"); err != nil {
 		t.Fatal(err)
 	}
 	w[0].wantHit(key("k"), "new")
@@ -209,7 +209,7 @@ func TestPut(t *testing.T) {
 	w[0].wantGone(key("k"))
 
 	f := w[1].fill(key("k"))
-	if err := w[0].Put(t.Context(), key("k"), nil, []byte("put"), time.Hour); err != nil {
+	if err := w[0].put(key("k"), []byte("put")); err != nil {
 		t.Fatal(err)
 	}
 	f.Store(t.Context(), []byte("from an earlier call"), time.Hour)
@@ -226,7 +226,7 @@ func TestTooLarge(t *testing.T) {
 	w[0].wantMiss(key("k"))
 	w[0].fill(key("k")).Store(t.Context(), large[1:], time.Hour)
 	w[1].wantHit(key("k"), string(large[1:]))
-	if err := w[0].Put(t.Context(), key("k"), nil, large, time.Hour); !errors.Is(err, ErrTooLarge) {
+	if err := w[0].put(key("k"), large); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("put: %v", err)
 	}
 	w[0].wantMiss(key("k"))
@@ -257,9 +257,9 @@ func TestMemoryIsBounded(t *testing.T) {
 	t.Parallel()
 	const bound = 4 << 20
 	m := newMemory(bound)
-	m.trust()
+	m.trust(time.Now())
 	for i := range 100_000 {
-		m.trust()
+		m.trust(time.Now())
 		s := newSubject(key(fmt.Sprint(i)), []string{"all", fmt.Sprint("tag", i%100)})
 		m.put(&entry{subject: s, value: make([]byte, i%1000), stored: time.Now(), expires: time.Now().Add(time.Hour)}, m.now())
 		if i%1000 == 0 {
@@ -289,7 +289,11 @@ func TestMemoryIsBounded(t *testing.T) {
 func TestWorkersTellTheirFigures(t *testing.T) {
 	t.Parallel()
 	w := workers(t, 2)
-	w[0].store(key("k"), "v")
+	f := w[0].fill(key("k"))
+	if l := w[0].get(key("k")); l.Found != Busy { // neither a hit nor a miss
+		t.Errorf("found %d, want busy", l.Found)
+	}
+	f.Store(t.Context(), []byte("v"), time.Hour)
 	w[0].wantHit(key("k"), "v")
 	remote := NewRemote(w[1].redis)
 	var all map[string]Stats
@@ -338,7 +342,7 @@ func TestRedisAway(t *testing.T) {
 	if _, err := w.Invalidate(t.Context(), Selection{All: true}); !errors.As(err, &away) {
 		t.Errorf("invalidated: %v", err)
 	}
-	if err := w.Put(t.Context(), key("k"), nil, []byte("v"), time.Hour); !errors.As(err, &away) {
+	if err := w.put(key("k"), []byte("v")); !errors.As(err, &away) {
 		t.Errorf("put: %v", err)
 	}
 	if err := server.Start(t.Context()); err != nil {
@@ -396,7 +400,7 @@ func TestMemoryKnowsWhatItWasToldMeanwhile(t *testing.T) {
 	m := newMemory(1 << 20)
 	one := &entry{subject: newSubject(key("k"), nil), value: []byte("v"), stored: time.Now(), expires: time.Now().Add(time.Hour)}
 	put := func(meanwhile func()) (found bool) {
-		m.trust()
+		m.trust(time.Now())
 		heard := m.now()
 		meanwhile()
 		m.put(one, heard)
@@ -409,7 +413,7 @@ func TestMemoryKnowsWhatItWasToldMeanwhile(t *testing.T) {
 	if put(func() { m.drop(&Selection{Keys: []string{"k"}}) }) {
 		t.Error("found after an invalidation")
 	}
-	if put(func() { m.clear(); m.trust() }) {
+	if put(func() { m.clear(); m.trust(time.Now()) }) {
 		t.Error("found after another subscription began")
 	}
 }

@@ -148,6 +148,15 @@ func (w *worker) store(k Key, value string, tags ...string) {
 	w.fill(k, tags...).Store(context.Background(), []byte(value), time.Hour)
 }
 
+// put makes a result anew.
+func (w *worker) put(k Key, value []byte, tags ...string) error {
+	renewal, err := w.Renew(context.Background(), k, tags, lease)
+	if err != nil {
+		return err
+	}
+	return renewal.Store(context.Background(), value, time.Hour)
+}
+
 func (w *worker) wantHit(k Key, want string) {
 	w.t.Helper()
 	if l := w.get(k); l.Found != Hit || string(l.Value) != want {

@@ -24,7 +24,7 @@ type Stats struct {
 	Busy        int64   `json:"busy"`
 	Away        int64   `json:"away"`
 	Waited      int64   `json:"waited"` // lookups that waited for another's call, whatever they found
-	HitRatio    float64 `json:"hit_ratio"`
+	HitRatio    float64 `json:"hit_ratio"` // of the lookups that found a result or led to a call
 	Entries     int     `json:"entries"` // in memory
 	Bytes       int     `json:"bytes"`
 	Invalidated int64   `json:"invalidated"` // at this worker's word
@@ -48,8 +48,8 @@ func (c *Results) Stats() Stats {
 		Invalidated: f.invalidated.Load(), NotStored: f.notStored.Load(),
 	}
 	s.Entries, s.Bytes = c.memory.used()
-	if n := s.lookups(); n > 0 {
-		s.HitRatio = float64(s.HitsMemory+s.HitsRedis) / float64(n)
+	if hits := s.HitsMemory + s.HitsRedis; hits > 0 {
+		s.HitRatio = float64(hits) / float64(hits+s.Misses)
 	}
 	return s
 }

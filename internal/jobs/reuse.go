@@ -338,16 +338,29 @@ func (r *runner) refresh(ctx context.Context, d *delivery, observer, act string)
 	}
 	other := &delivery{job: d.job, args: d.args, bound: bound, rec: d.rec, as: d.id()}
 	other.args.Observer, other.args.Action = observer, act
-	if err := r.admit(r.deadline(r.act))(ctx, other); err != nil {
+	var renewal *cache.Renewal
+	var away error
+	call := func(ctx context.Context, other *delivery) error {
+		key := cache.Key{Observer: observer, Action: act, Key: key}
+		if renewal, away = r.results.Renew(ctx, key, tags, bound.Action.Timeout()+heldSlack); away != nil {
+			return away // before a call whose result would be lost
+		}
+		return r.deadline(r.act)(ctx, other)
+	}
+	err = r.admit(call)(ctx, other)
+	switch {
+	case away != nil:
+		return other.out, action.RedisAway(ctx, away)
+	case err != nil:
 		return other.out, notOurEndpoint(err)
 	}
 	value, err := json.Marshal(other.out)
 	if err != nil {
 		return other.out, err
 	}
-	err = r.results.Put(ctx, cache.Key{Observer: observer, Action: act, Key: key}, tags, value, asked.TTL.Std())
+	err = renewal.Store(ctx, value, asked.TTL.Std())
 	if err != nil && !errors.Is(err, cache.ErrTooLarge) { // another call would not make it smaller; the old one is gone
-		return other.out, action.Retry("redis_away", err)
+		return other.out, action.RedisAway(ctx, err)
 	}
 	return other.out, nil
 }

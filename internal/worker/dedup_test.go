@@ -30,7 +30,7 @@ func TestPairsLeadToOneCall(t *testing.T) {
 			rc := newReceiver(t, func(http.ResponseWriter, *http.Request) { time.Sleep(5 * time.Millisecond) })
 			section := ""
 			if where.redis {
-				section = fmt.Sprintf("redis: {url: %q, timeout: 10s, pool_size: 50}\n", postgres.Redis(t).URL())
+				section = fmt.Sprintf("redis: {url: %q, timeout: 5s, pool_size: 50}\n", postgres.Redis(t).URL())
 			}
 			config := r.write(section + fmt.Sprintf(`
 outbound: {allow: [127.0.0.1]}
