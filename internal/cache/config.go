@@ -39,7 +39,7 @@ type Config struct {
 	TLS bool `yaml:"tls,omitempty"`
 	// CAFile names the authorities that the server's certificate may come from. Default: the system's.
 	CAFile setting.CAFile `yaml:"ca_file,omitempty"`
-	// Timeout is how long a command may take, connection and repetitions included, at most 5s. Default: 100ms.
+	// Timeout is how long a command may take, connection and repetitions included, at most 30s. Default: 100ms.
 	Timeout setting.Duration `yaml:"timeout,omitempty"`
 	// PoolSize is how many connections each worker process holds at most, for each server. Default: 20.
 	PoolSize int `yaml:"pool_size,omitempty" jsonschema:"minimum=1,maximum=10000"`

@@ -23,6 +23,10 @@ var errSilent = errors.New("the subscription is silent")
 
 // listen hears of invalidations until the context ends. What is in memory counts only meanwhile.
 func (c *Results) listen(ctx context.Context) {
+	select {
+	case <-c.wanted:
+	case <-ctx.Done():
+	}
 	complained := false
 	for ctx.Err() == nil {
 		if c.redis.serves() {

@@ -64,14 +64,18 @@ type Results struct {
 	flights  *flights
 	metrics  *resultMetrics
 	figures  figures
+
+	wanted chan struct{} // closed by want: with the first lookup, since a worker that looks for nothing need not listen
+	want   func()
 }
 
 // NewResults prepares the cache. Run has to run.
 func NewResults(r *Redis, o ResultsOptions) *Results {
 	c := &Results{
 		redis: r, id: rand.Text(), clientID: o.ClientID, log: o.Logger.With("component", "cache"),
-		memory: newMemory(cmp.Or(o.MemoryBytes, defaultMemory)), flights: newFlights(),
+		memory: newMemory(cmp.Or(o.MemoryBytes, defaultMemory)), flights: newFlights(), wanted: make(chan struct{}),
 	}
+	c.want = sync.OnceFunc(func() { close(c.wanted) })
 	c.remote = &Remote{redis: r, from: c.id}
 	c.metrics = newResultMetrics(o.Registerer, c.memory)
 	return c
@@ -112,6 +116,7 @@ type Lookup struct {
 // Get finds a result, or makes the caller the one who makes the call for it, for so long a lease at most. While another delivery
 // makes it, here or elsewhere, Get waits for it, then answers Busy.
 func (c *Results) Get(ctx context.Context, k Key, tags []string, lease, wait time.Duration) Lookup {
+	c.want()
 	began := time.Now()
 	s := &search{subject: newSubject(k, tags), lease: max(lease, time.Millisecond), deadline: began.Add(wait)}
 	l := c.find(ctx, s)

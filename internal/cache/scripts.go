@@ -85,7 +85,7 @@ return redis.call('ZCOUNT', KEYS[1], '(' .. string.format('%.0f', t[1] * 1000000
 )
 
 // indexSlack is how much longer a result is in the indexes than it lives: it is put there before it is stored.
-const indexSlack = 10 * time.Second
+const indexSlack = time.Minute
 
 // answer is what the script lookup says.
 type answer struct {

@@ -111,6 +111,7 @@ func (w *worker) trusts() bool {
 
 func (w *worker) listens() {
 	w.t.Helper()
+	w.want()
 	eventually(w.t, 10*time.Second, "the subscription lives", w.trusts)
 }
 

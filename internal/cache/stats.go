@@ -23,9 +23,9 @@ type Stats struct {
 	Misses      int64   `json:"misses"`
 	Busy        int64   `json:"busy"`
 	Away        int64   `json:"away"`
-	Waited      int64   `json:"waited"` // lookups that waited for another's call, whatever they found
+	Waited      int64   `json:"waited"`    // lookups that waited for another's call, whatever they found
 	HitRatio    float64 `json:"hit_ratio"` // of the lookups that found a result or led to a call
-	Entries     int     `json:"entries"` // in memory
+	Entries     int     `json:"entries"`   // in memory
 	Bytes       int     `json:"bytes"`
 	Invalidated int64   `json:"invalidated"` // at this worker's word
 	NotStored   int64   `json:"not_stored"`
