@@ -39,7 +39,7 @@ func (a *app) withCache(ctx context.Context, do func(conn *pgx.Conn, r *cache.Re
 		if _, err := ops.CheckMigrated(ctx, conn); err != nil {
 			return err
 		}
-		r := cache.Open(*s.file.Redis, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		r := openRedis(s)
 		err := ops.NameKeys(ctx, conn, r, s.name)
 		if err == nil {
 			err = do(conn, r)
@@ -50,6 +50,11 @@ func (a *app) withCache(ctx context.Context, do func(conn *pgx.Conn, r *cache.Re
 		}
 		return errors.Join(err, r.Close())
 	})
+}
+
+// openRedis prepares the connection to the Redis of the configuration.
+func openRedis(s *settings) *cache.Redis {
+	return cache.Open(*s.file.Redis, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 }
 
 // redisError says that Redis cannot be reached.

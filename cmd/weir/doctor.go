@@ -4,15 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
-	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/ops"
 )
 
@@ -35,7 +32,7 @@ func (a *app) doctor(ctx context.Context, _ []string) error {
 			return err
 		}
 		if s.mistakes == nil && s.file != nil && s.file.Redis != nil {
-			r := cache.Open(*s.file.Redis, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+			r := openRedis(s)
 			d.Findings = append(d.Findings, ops.DoctorRedis(ctx, conn, r, s.name))
 			if err := r.Close(); err != nil {
 				return err

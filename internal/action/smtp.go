@@ -50,12 +50,7 @@ var smtpHost = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9.])?$`)
 
 // Check looks at what spans several keys.
 func (s SMTP) Check(value func(key string) ast.Node) error {
-	written := func(key string) ast.Node {
-		if n := value(key); n != nil && n.Type() != ast.NullType {
-			return n
-		}
-		return nil
-	}
+	written := setting.Written(value)
 	var errs []error
 	if n := written("host"); n != nil && s.Host != "" {
 		if _, err := netip.ParseAddr(s.Host); err != nil && !smtpHost.MatchString(s.Host) {

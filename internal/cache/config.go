@@ -69,12 +69,7 @@ var errNowhere = errors.New("redis needs url or addrs: add one, as in url: redis
 
 // Check looks at what spans several keys.
 func (c Config) Check(value func(key string) ast.Node) error {
-	written := func(key string) ast.Node {
-		if n := value(key); n != nil && n.Type() != ast.NullType {
-			return n
-		}
-		return nil
-	}
+	written := setting.Written(value)
 	var errs []error
 	misplaced := func(key, other string) {
 		if n := written(key); n != nil {

@@ -87,7 +87,7 @@ func (c Config) WithDefaults() Config {
 // Check finds actions that share a name: deliveries name their action, so it must be one. And what nothing would read.
 func (c Config) Check(value func(key string) ast.Node) error {
 	var errs []error
-	if node := value("on_dead_letter"); node != nil && node.Type() != ast.NullType && c.Ordering != OrderingEntity {
+	if node := setting.Written(value)("on_dead_letter"); node != nil && c.Ordering != OrderingEntity {
 		errs = append(errs, setting.ErrorAt(node, "on_dead_letter says nothing without an order: add ordering: entity, or remove it"))
 	}
 	list, ok := value("actions").(*ast.SequenceNode)

@@ -60,6 +60,16 @@ func Text(node ast.Node) (string, bool) {
 	}
 }
 
+// Written finds what value finds, and nothing for a key that stands there without a value.
+func Written(value func(key string) ast.Node) func(key string) ast.Node {
+	return func(key string) ast.Node {
+		if n := value(key); n != nil && n.Type() != ast.NullType {
+			return n
+		}
+		return nil
+	}
+}
+
 // Duration is a span of time, written as Prometheus writes it: 30s, 12h, 30d, 1h30m.
 type Duration time.Duration
 
