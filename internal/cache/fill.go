@@ -42,7 +42,7 @@ func (f *Fill) renew(ctx context.Context, lease time.Duration) (held bool, err e
 	err = r.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		pipe := client.Pipeline()
 		scores := r.index(ctx, pipe, f.subject, lease)
-		renewed := holdScript.Eval(ctx, pipe, []string{r.place(f.subject.member)}, f.token, millis(lease))
+		renewed := holdScript.Eval(ctx, pipe, []string{r.place(f.subject.member)}, f.token, Millis(lease))
 		if _, err := pipe.Exec(ctx); err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func (f *Fill) store(ctx context.Context, value []byte, ttl time.Duration) (stor
 	}
 	err = r.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		keys := []string{r.place(f.subject.member)}
-		stored, err = storeScript.Run(ctx, client, keys, f.token, tags, value, millis(ttl)).Bool()
+		stored, err = storeScript.Run(ctx, client, keys, f.token, tags, value, Millis(ttl)).Bool()
 		return err
 	})
 	return stored, err

@@ -15,8 +15,9 @@ const maxKey = 512
 // text. Where it is longer than 512 bytes, or no UTF-8, its hash takes its place, sha256:<hex>, and only such patterns match it.
 type Key struct{ Observer, Action, Key string }
 
-// brief is a rendered key or tag as it stands in keys of Redis. One that looks like a hash is hashed, too: it could be another's.
-func brief(s string) string {
+// Brief is a rendered key or tag as it stands in keys of Redis, where people can read it: itself, or its hash where it is longer
+// than 512 bytes or no UTF-8. One that looks like a hash is hashed, too: it could be another's.
+func Brief(s string) string {
 	const mark = "sha256:"
 	if len(s) <= maxKey && !strings.HasPrefix(s, mark) && utf8.ValidString(s) {
 		return s
@@ -28,7 +29,7 @@ func brief(s string) string {
 func allBrief(texts []string) []string {
 	out := make([]string, 0, len(texts))
 	for _, s := range texts {
-		out = append(out, brief(s))
+		out = append(out, Brief(s))
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
@@ -43,7 +44,7 @@ type subject struct {
 }
 
 func newSubject(k Key, tags []string) *subject {
-	k.Key = brief(k.Key)
+	k.Key = Brief(k.Key)
 	return &subject{Key: k, tags: allBrief(tags), member: k.Observer + ":" + k.Action + ":" + k.Key}
 }
 

@@ -91,7 +91,7 @@ func (n *Renewal) put(ctx context.Context, value []byte, ttl time.Duration) erro
 func (n *Renewal) holds(ctx context.Context) (held bool, err error) {
 	r := n.fill.results.redis
 	err = r.Do(ctx, func(ctx context.Context, client redis.UniversalClient) (err error) {
-		held, err = holdScript.Run(ctx, client, []string{r.renewal(n.fill.subject.member)}, n.fill.token, millis(claimLease)).Bool()
+		held, err = holdScript.Run(ctx, client, []string{r.renewal(n.fill.subject.member)}, n.fill.token, Millis(claimLease)).Bool()
 		return err
 	})
 	return held, err

@@ -101,7 +101,7 @@ var errStrange = errors.New("there is something else at the key of a result")
 func (c *Results) lookup(ctx context.Context, s *subject, token string, lease time.Duration) (answer, error) {
 	var a answer
 	err := c.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
-		reply, err := lookupScript.Run(ctx, client, []string{c.redis.place(s.member)}, token, millis(lease)).Slice()
+		reply, err := lookupScript.Run(ctx, client, []string{c.redis.place(s.member)}, token, Millis(lease)).Slice()
 		if err != nil {
 			return err
 		}
@@ -179,4 +179,5 @@ func (r *Redis) index(ctx context.Context, pipe redis.Pipeliner, s *subject, lif
 	return scores
 }
 
-func millis(d time.Duration) int64 { return max(1, d.Milliseconds()) }
+// Millis is a duration as Redis takes it, at least 1: 0 is none.
+func Millis(d time.Duration) int64 { return max(1, d.Milliseconds()) }

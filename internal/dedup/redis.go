@@ -2,8 +2,6 @@ package dedup
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -41,12 +39,6 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`)
 )
 
-// longest is how many bytes a rendered key may have and still stand in Redis as it is, where people can read it.
-const longest = 512
-
-// hashed is what a key begins with that was longer than that.
-const hashed = "sha256:"
-
 // Redis keeps claims in Redis. Its errors are *cache.AwayError.
 type Redis struct{ redis *cache.Redis }
 
@@ -69,7 +61,7 @@ func (r *Redis) Claim(ctx context.Context, k Key, h Holder, lease time.Duration)
 		return read(h, held, 0)
 	}
 	var reply any
-	if err := r.run(ctx, claimScript, k, &reply, value, millis(lease)); err != nil {
+	if err := r.run(ctx, claimScript, k, &reply, value, cache.Millis(lease)); err != nil {
 		return Answer{}, err
 	}
 	if reply == nil {
@@ -102,7 +94,7 @@ func (r *Redis) look(ctx context.Context, k Key, value string, life time.Duratio
 
 // Done see Claims.
 func (r *Redis) Done(ctx context.Context, k Key, h Holder, window time.Duration) error {
-	return r.run(ctx, doneScript, k, nil, "done "+h.Delivery.String(), claimOf(h), millis(window))
+	return r.run(ctx, doneScript, k, nil, "done "+h.Delivery.String(), claimOf(h), cache.Millis(window))
 }
 
 // Release see Claims.
@@ -125,23 +117,12 @@ func (r *Redis) run(ctx context.Context, script *redis.Script, k Key, reply *any
 	return err
 }
 
-func (r *Redis) key(k Key) string { return r.redis.Key("dedup", k.Observer, k.Action, short(k.Key)) }
+func (r *Redis) key(k Key) string {
+	return r.redis.Key("dedup", k.Observer, k.Action, cache.Brief(k.Key))
+}
 
 // claimOf is what the claims of all attempts of a delivery begin with.
 func claimOf(h Holder) string { return "claim " + h.Delivery.String() }
-
-// millis is a duration as Redis takes it: 0 is none.
-func millis(d time.Duration) int64 { return max(1, d.Milliseconds()) }
-
-// short is a rendered key, or the hash of one that is long. One that looks like a hash is hashed, too: whoever writes the data
-// of an event could otherwise make two keys meet.
-func short(key string) string {
-	if len(key) <= longest && !strings.HasPrefix(key, hashed) {
-		return key
-	}
-	sum := sha256.Sum256([]byte(key))
-	return hashed + hex.EncodeToString(sum[:])
-}
 
 // read understands the value of a key that is held or done.
 func read(h Holder, value string, rest time.Duration) (Answer, error) {
