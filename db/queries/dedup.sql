@@ -42,5 +42,5 @@ WHERE (observer, action, key_hash) IN (
     SELECT d.observer, d.action, d.key_hash FROM weir.dedup d
     WHERE d.expires_at <= now()
     ORDER BY d.expires_at
-    LIMIT 10000
+    LIMIT @max_rows::integer
     FOR UPDATE SKIP LOCKED);

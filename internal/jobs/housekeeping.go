@@ -173,7 +173,7 @@ func (h *housekeeper) forgetEndpoints(ctx context.Context) error {
 // forgetClaims removes dedup's claims and windows that are over.
 func (h *housekeeper) forgetClaims(ctx context.Context) error {
 	for !h.queue.isEnding() {
-		n, err := store.New().DeleteExpiredDedup(ctx, h.queue.runner.pool)
+		n, err := store.New().DeleteExpiredDedup(ctx, h.queue.runner.pool, pruneBatch)
 		if err != nil {
 			return fmt.Errorf("remove old claims of dedup: %w", err)
 		}

@@ -15,7 +15,6 @@ import (
 	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/dedup"
 	"github.com/fraiseql/weir/internal/event"
-	"github.com/fraiseql/weir/internal/rule"
 )
 
 // What keeps a call from being made twice: the mark that a delivery has been made, the claim that deliveries with the same key
@@ -87,9 +86,8 @@ func (r *runner) once(next step) step {
 				r.metrics.dedup.WithLabelValues(lookupUnavailable).Inc()
 			case made:
 				r.metrics.dedup.WithLabelValues(lookupRepeat).Inc()
-				r.log.Info("an earlier attempt of the delivery got through, it is not repeated", d.attrs()...)
 				d.out.ResponseStatus = status
-				return nil
+				return r.settle(d, dedup.Answer{State: dedup.Repeat})
 			}
 		}
 		err := next(ctx, d)
@@ -114,7 +112,7 @@ func (r *runner) deduped(next step) step {
 		if err := r.fetch(ctx, d); err != nil {
 			return err
 		}
-		key, err := asked.Render(rule.NewEnv(d.rec.Event))
+		key, err := asked.Render(d.env)
 		if err != nil {
 			return err
 		}
@@ -227,7 +225,7 @@ func (r *runner) cached(next step) step {
 		if err := r.fetch(ctx, d); err != nil {
 			return err
 		}
-		key, tags, err := asked.Render(rule.NewEnv(d.rec.Event))
+		key, tags, err := asked.Render(d.env)
 		if err != nil {
 			return err
 		}
@@ -332,11 +330,11 @@ func (r *runner) refresh(ctx context.Context, d *delivery, observer, act string)
 		return event.Outcome{}, action.Final("not_cached", fmt.Errorf("%s/%s keeps no result", observer, act))
 	}
 	asked := bound.Action.ResultCache()
-	key, tags, err := asked.Render(rule.NewEnv(d.rec.Event))
+	key, tags, err := asked.Render(d.env)
 	if err != nil {
 		return event.Outcome{}, err
 	}
-	other := &delivery{job: d.job, args: d.args, bound: bound, rec: d.rec, as: d.id()}
+	other := &delivery{job: d.job, args: d.args, bound: bound, rec: d.rec, env: d.env, as: d.id()}
 	other.args.Observer, other.args.Action = observer, act
 	var renewal *cache.Renewal
 	var away error

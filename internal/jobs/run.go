@@ -66,6 +66,7 @@ type delivery struct {
 	args  Args
 	bound *observer.Bound
 	rec   index.Record
+	env   *rule.Env // of rec
 	out   event.Outcome
 	began time.Time
 
@@ -262,7 +263,9 @@ func (r *runner) fetch(ctx context.Context, d *delivery) error {
 	if errors.Is(err, index.ErrNotFound) {
 		return action.Final("event_gone", err)
 	}
-	d.rec = rec
+	if err == nil {
+		d.rec, d.env = rec, rule.NewEnv(rec.Event)
+	}
 	return err
 }
 
@@ -296,7 +299,7 @@ func (r *runner) act(ctx context.Context, d *delivery) (err error) {
 		}
 	}()
 	out, err := d.bound.Action.Do(ctx, action.Call{
-		Event: d.rec.Event, Payload: d.rec.Payload, Env: rule.NewEnv(d.rec.Event),
+		Event: d.rec.Event, Payload: d.rec.Payload, Env: d.env,
 		Observer: d.args.Observer, Action: d.args.Action, DeliveryID: d.id(), Attempt: d.job.Attempt,
 		CompleteTx: func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error {
 			return r.completeTx(ctx, d, work)

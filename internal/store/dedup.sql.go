@@ -76,13 +76,13 @@ WHERE (observer, action, key_hash) IN (
     SELECT d.observer, d.action, d.key_hash FROM weir.dedup d
     WHERE d.expires_at <= now()
     ORDER BY d.expires_at
-    LIMIT 10000
+    LIMIT $1::integer
     FOR UPDATE SKIP LOCKED)
 `
 
 // DeleteExpiredDedup removes rows whose time is over, those that expired first. What is being claimed anew is passed over.
-func (q *Queries) DeleteExpiredDedup(ctx context.Context, db DBTX) (int64, error) {
-	result, err := db.Exec(ctx, deleteExpiredDedup)
+func (q *Queries) DeleteExpiredDedup(ctx context.Context, db DBTX, maxRows int32) (int64, error) {
+	result, err := db.Exec(ctx, deleteExpiredDedup, maxRows)
 	if err != nil {
 		return 0, err
 	}

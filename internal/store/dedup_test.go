@@ -91,7 +91,7 @@ func TestDeleteExpiredDedup(t *testing.T) {
 			FROM generate_series(1, 10010) n`)
 		check(t, err)
 		for _, want := range []int64{10000, 3, 0} {
-			got, err := store.New().DeleteExpiredDedup(t.Context(), db)
+			got, err := store.New().DeleteExpiredDedup(t.Context(), db, 10_000)
 			check(t, err)
 			if got != want {
 				t.Errorf("got %d rows removed, want %d", got, want)
