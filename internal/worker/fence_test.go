@@ -65,6 +65,8 @@ func TestLateConclusionFindsNothing(t *testing.T) {
 	r := newRig(t)
 	direct, reached := r.url, make(chan struct{})
 	rc := newReceiver(t, nil)
+	// The conclusion of housekeeping's job would come to the gate first, under load.
+	r.exec("INSERT INTO weir.river_queue (name, paused_at, updated_at) VALUES ('weir_housekeeping', now(), now())")
 	g, through := newGate(t, direct, place{says: "JobSetStateIfRunningMany"}, func() { close(reached) })
 	r.url = through
 	r.started(hook(rc.URL, ", timeout: 2m"))

@@ -1,0 +1,4 @@
+package index
+
+// Query is a parsed question in words.
+type Query struct{}
