@@ -72,11 +72,11 @@ func (c *cache) lock(ctx context.Context) (*os.File, error) {
 	}
 }
 
-// runFolder makes a folder for one server, owned by the server's account, and removes those of dead owners. The
+// runFolder makes a folder for one server of that name, owned by the server's account, and removes those of dead owners. The
 // folder's lock file stays open, and locked, as long as its owner lives. The cache's lock must be held: between the
 // folder's creation and its lock it looks abandoned.
-func (c *cache) runFolder() (dir string, alive *os.File, err error) {
-	prefix := "weir-postgres-" + strconv.Itoa(os.Geteuid()) + "-"
+func (c *cache) runFolder(server string) (dir string, alive *os.File, err error) {
+	prefix := "weir-" + server + "-" + strconv.Itoa(os.Geteuid()) + "-"
 	if err := c.sweep(prefix); err != nil {
 		return "", nil, fmt.Errorf("remove folders of dead servers: %w", err)
 	}

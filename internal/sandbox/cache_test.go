@@ -18,7 +18,7 @@ func testCache(t *testing.T) *cache {
 func TestFoldersOfTheDeadAreRemoved(t *testing.T) {
 	t.Parallel()
 	c := testCache(t)
-	dead, lock, err := c.runFolder()
+	dead, lock, err := c.runFolder("postgres")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,12 +28,12 @@ func TestFoldersOfTheDeadAreRemoved(t *testing.T) {
 	if err := lock.Close(); err != nil { // as the kernel does when the owner dies
 		t.Fatal(err)
 	}
-	living, lock, err := c.runFolder()
+	living, lock, err := c.runFolder("postgres")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	_, third, err := c.runFolder()
+	_, third, err := c.runFolder("postgres")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,12 @@
 //   - If the watchdog dies, too (power failure, a killed container), the next start removes the folder: its lock,
 //     held by the owner, is free then. A postgres that should still run notices the missing folder within a minute.
 //
+// # Elasticsearch
+//
+// StartElasticsearch runs the real one in the same way. Its distribution is downloaded once, checked against the SHA-256 that
+// stands here, and unpacked into the folder that the test processes of this user share, under its lock and by rename. It
+// refuses root, too. Its launcher starts the server as a child: signals, and the watchdog's, go to the group of both.
+//
 // # Somebody else's server
 //
 // With DATABASE_URL set, Open uses that server. Only databases that this package has created there, with random names

@@ -28,6 +28,12 @@ func helper(task string) int {
 			defer func() { _ = p.Stop(ctx) }()
 			line = p.URL("postgres")
 		}
+	case "elasticsearch":
+		var e *sandbox.Elasticsearch
+		if e, err = sandbox.StartElasticsearch(ctx); err == nil {
+			defer func() { _ = e.Stop() }()
+			line = e.URL() + " " + e.Dir()
+		}
 	case "child":
 		var p *sandbox.Process
 		if p, err = sandbox.StartProcess(ctx, "sleep", []string{"600"}, nil, nil); err == nil {

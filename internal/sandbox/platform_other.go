@@ -21,5 +21,6 @@ func serverAccount() (account, error) {
 
 func (account) attributes() *syscall.SysProcAttr { return nil }
 func (account) own(string) error                 { return errors.ErrUnsupported }
+func signalGroup(int, os.Signal) error           { return errors.ErrUnsupported }
 func ownedBy(fs.FileInfo, int) bool              { return false }
 func tryLock(*os.File) (bool, error)             { return false, errors.ErrUnsupported }

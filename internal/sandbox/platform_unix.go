@@ -35,7 +35,7 @@ func serverAccount() (account, error) {
 		}
 		return account{uid: uid, gid: gid, drop: true}, nil
 	}
-	return account{}, errors.New("PostgreSQL refuses to run as root, and there is no user postgres or nobody " +
+	return account{}, errors.New("the server refuses to run as root, and there is no user postgres or nobody " +
 		"to run it as: create one of them, or start this as another user")
 }
 
@@ -46,6 +46,15 @@ func (a account) attributes() *syscall.SysProcAttr {
 		attr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}
 	}
 	return attr
+}
+
+// signalGroup sends a signal to all processes of the leader's group.
+func signalGroup(leader int, signal os.Signal) error {
+	err := syscall.Kill(-leader, signal.(syscall.Signal))
+	if errors.Is(err, syscall.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return err
 }
 
 // own gives a file or folder of ours to the account.

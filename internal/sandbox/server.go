@@ -68,7 +68,7 @@ func newServer(ctx context.Context, o PostgresOptions) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, alive, err := c.runFolder()
+	dir, alive, err := c.runFolder("postgres")
 	if err != nil {
 		return nil, err
 	}
@@ -371,8 +371,10 @@ func (s *server) close(ctx context.Context) error {
 func (s *server) logFile() string { return filepath.Join(s.dir, "server.log") }
 
 // log returns the end of the log, from begin at the earliest.
-func (s *server) log(begin int64) string {
-	f, err := os.Open(s.logFile())
+func (s *server) log(begin int64) string { return tail(s.logFile(), begin) }
+
+func tail(file string, begin int64) string {
+	f, err := os.Open(file)
 	if err != nil {
 		return err.Error()
 	}

@@ -67,6 +67,10 @@ type Suite struct {
 	redisOnce sync.Once
 	redis     *Redis
 	redisErr  error
+
+	elasticOnce sync.Once
+	elastic     *Elasticsearch // nil: the server of ELASTICSEARCH_URL
+	elasticErr  error
 }
 
 // Runner is what *testing.M is, and what goleak wants.
@@ -85,6 +89,12 @@ func (r suiteRun) Run() int {
 	if r.suite.redis != nil {
 		if err := r.suite.redis.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "sandbox: stop Redis:", err)
+			code = max(code, 1)
+		}
+	}
+	if r.suite.elastic != nil {
+		if err := r.suite.elastic.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "sandbox: stop Elasticsearch:", err)
 			code = max(code, 1)
 		}
 	}
@@ -117,6 +127,20 @@ func (s *Suite) Redis(t TB) *Redis {
 		t.Fatalf("sandbox: %v", s.redisErr)
 	}
 	return s.redis
+}
+
+// Elasticsearch is the URL of the test binary's Elasticsearch: the server that ELASTICSEARCH_URL names, or one that is started if
+// need be. It is for tests that keep to indexes of their own. Those that kill a server start their own with TestElasticsearch.
+func (s *Suite) Elasticsearch(t TB) (url string) {
+	t.Helper()
+	if named := os.Getenv(ElasticsearchURLVariable); named != "" {
+		return named
+	}
+	s.elasticOnce.Do(func() { s.elastic, s.elasticErr = StartElasticsearch(context.WithoutCancel(t.Context())) })
+	if s.elasticErr != nil {
+		t.Fatalf("sandbox: %v", s.elasticErr)
+	}
+	return s.elastic.URL()
 }
 
 // Database is the URL of a migrated database of this test's own.

@@ -15,10 +15,10 @@ const watchdogScript = `
 trap '' HUP INT TERM
 while read -r line; do pid=$line; done
 if [ -n "$pid" ]; then
-	kill -s "$1" "$pid"
+	kill -s "$1" -- "$pid"
 	i=0
-	while kill -0 "$pid" && [ $i -lt 50 ]; do sleep 0.1; i=$((i + 1)); done
-	kill -s KILL "$pid"
+	while kill -s 0 -- "$pid" && [ $i -lt 50 ]; do sleep 0.1; i=$((i + 1)); done
+	kill -s KILL -- "$pid"
 fi
 if [ -n "$2" ]; then rm -rf "$2"; fi
 exit 0
@@ -45,7 +45,7 @@ func startWatchdog(as account, signal, folder string) (*watchdog, error) {
 	return &watchdog{cmd: cmd, stdin: stdin}, nil
 }
 
-// watch names the process to end. The error means that the watchdog itself is gone.
+// watch names the process to end, or with a minus sign its group. The error means that the watchdog itself is gone.
 func (w *watchdog) watch(pid int) error {
 	if _, err := fmt.Fprintln(w.stdin, pid); err != nil {
 		return fmt.Errorf("watchdog: %w", err)
