@@ -82,6 +82,19 @@ func (c *checker) servers() {
 		if c.cfg.Redis == nil {
 			c.withoutRedis(item, kind)
 		}
+		if kind == "search" {
+			c.needsElasticsearch(entry(item, "type"), "a search action")
+		}
+	}
+	if c.cfg.History.InElasticsearch() {
+		c.needsElasticsearch(entry(entry(c.root, "history"), "store"), "a history in Elasticsearch")
+	}
+}
+
+func (c *checker) needsElasticsearch(at ast.Node, who string) {
+	if c.cfg.Elasticsearch == nil {
+		c.fail(at, who+" needs its servers, and there is no section elasticsearch",
+			"write one, as in elasticsearch: {urls: [\"http://localhost:9200\"]}")
 	}
 }
 

@@ -41,9 +41,11 @@ type Config struct {
 	SMTP *action.SMTP `yaml:"smtp,omitempty"`
 	// Redis is for deduplication and the result cache. Default: none.
 	Redis *cache.Config `yaml:"redis,omitempty"`
+	// Elasticsearch is for the history (history.store) and the search actions. Default: none.
+	Elasticsearch *index.ElasticsearchConfig `yaml:"elasticsearch,omitempty"`
 	// HTTP is where the worker serves /metrics, /healthz and /readyz.
 	HTTP HTTP `yaml:"http,omitempty"`
-	// History says how long events and outcomes are kept.
+	// History says where and how long events and outcomes are kept.
 	History index.Config `yaml:"history,omitempty"`
 	// Log is the worker's log.
 	Log Log `yaml:"log,omitempty"`
@@ -207,6 +209,9 @@ func (c *Config) fillIn() {
 	}
 	if c.Redis != nil {
 		*c.Redis = c.Redis.WithDefaults()
+	}
+	if c.Elasticsearch != nil {
+		*c.Elasticsearch = c.Elasticsearch.WithDefaults()
 	}
 	c.History = c.History.WithDefaults()
 	for name, e := range c.Endpoints {

@@ -99,6 +99,7 @@ func TestGoodConfigurations(t *testing.T) {
 	vars := map[string]string{
 		"DATABASE_URL": "postgres://weir:hunter2@db.example.org:5432/app", "ERP_SECRET": "s1", "ERP_SECRET_OLD": "s2",
 		"SMTP_USER": "weir", "SMTP_PASSWORD": "hunter2", "REDIS_USER": "weir", "REDIS_PASSWORD": "hunter2",
+		"ES_USER": "weir", "ES_PASSWORD": "hunter2",
 		"WEIRD": `a: b # "c"`, "SLACK_URL": "https://hooks.slack.com/services/T000/B000/XXXX",
 		"TWILIO_ACCOUNT": "AC00", "TWILIO_TOKEN": "s3", "FCM_CREDENTIALS": serviceAccount(t),
 	}

@@ -37,6 +37,10 @@ var fixed = []struct {
 	},
 	{"source", func(c *config.Config) any { return c.Source }, func(dst, src *config.Config) { dst.Source = src.Source }},
 	{"redis", func(c *config.Config) any { return c.Redis }, func(dst, src *config.Config) { dst.Redis = src.Redis }},
+	{
+		"elasticsearch", func(c *config.Config) any { return c.Elasticsearch },
+		func(dst, src *config.Config) { dst.Elasticsearch = src.Elasticsearch },
+	},
 	{"http", func(c *config.Config) any { return c.HTTP }, func(dst, src *config.Config) { dst.HTTP = src.HTTP }},
 	{
 		"shutdown_timeout", func(c *config.Config) any { return c.ShutdownTimeout },
