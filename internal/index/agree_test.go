@@ -214,6 +214,9 @@ func FuzzParseQuery(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if blank := strings.TrimSpace(text) == ""; q.IsZero() != blank || (q.TSQuery() == "") != blank || !blank && len(q.Words()) == 0 {
+			t.Errorf("%q is for %q", text, q.TSQuery())
+		}
 		q.Matches(runs)
 		if marked := q.Highlight(value, "", ""); marked != value {
 			t.Errorf("%q is highlighted as %q", value, marked)

@@ -265,7 +265,7 @@ func (p *parser) prefixed(at int, field, begins string) (c clause, err error) {
 	if !complete && len(either) == 0 {
 		return c, p.errorf(at, `%q: expected at least %d letters or digits right before "*"`, begins+"*", minPrefix)
 	}
-	if complete && len(begins) < uuidLength {
+	if whole := len(either) == 1 && len(words) == 1; complete && !whole {
 		either = append(either, clause{field: field, words: words, prefix: true})
 		if err := p.count(at, len(words)); err != nil {
 			return c, err

@@ -140,9 +140,9 @@ func (q Query) Highlight(text, on, off string) string {
 	return b.String() + text[from:]
 }
 
-// elastic is the query for Elasticsearch: over the text field "words" with one element for each run, an analyzer that
-// splits at white space alone and does not split long tokens (a whitespace tokenizer with a max_token_length of 512 or
-// more: two cut names and their marks), and a position_increment_gap of more than 1.
+// elastic is the query for Elasticsearch: over the text field "words" with one element for each run, the built-in
+// analyzer "whitespace" (its tokenizer splits what is longer than maxFielded), and a position_increment_gap of more than
+// 1, as the default is.
 func (q Query) elastic() map[string]any {
 	if q.IsZero() {
 		return map[string]any{"match_all": map[string]any{}}

@@ -19,7 +19,7 @@ func parse(t testing.TB, text string) index.Query {
 }
 
 const parcel = `{"status":"shipped","customer":{"name":"Acme Corp","mail":"anna@acme.com"},"total":-19.90,"cents":500,
-	"items":[{"sku":"A-4711","note":"red big"},{"sku":"B-12","note":"box"}],"ip":"10.0.0.1","ref":"5f0c8a52-7c1e-4b7e-9a39-0d6f3c1b2a42",
+	"items":[{"sku":"A-4711","note":"red big averylongwordofmorecharactersthanaUUIDhas"},{"sku":"B-12","note":"box"}],"ip":"10.0.0.1","ref":"5f0c8a52-7c1e-4b7e-9a39-0d6f3c1b2a42",
 	"day":"20260301-1234-x","First Name":"Zoë","link":"https://acme.com/a?b=1","at":"10:30:00"}`
 
 // questions are queries to the parcel that are answered with yes (true) or no.
@@ -80,6 +80,9 @@ var questions = map[string]bool{
 	"ref:5f0c8a52-7c1f*":                            false,
 	"ref:5f0c8a52-7c1e-4b7e-9a39-0d6f3c1b2a42*": true,
 	"shipped -5f0c8a52-7c*":                     false,
+	"averylongwordofmorecharactersthanaUUIDhas": true,
+	"averylongwordofmorecharactersthanaUUID*":   true,
+	"averylongwordofmorecharactersthananother*": false,
 	"day:20260301-12*":                          true,
 	"total:-19.90":                              true,
 	`"-19.90"`:                                  true,
@@ -94,9 +97,10 @@ var questions = map[string]bool{
 	"link:https://acme.com/a":                   true,
 	"10:30":                                     true,
 	"items.sku:A-4711":                          true,
-	"items:4711":                                true,
-	"items.0.sku:4711":                          false,
-	"or shipped":                                false,
+	"items.note:averylongwordofmorecharactersthanaUU*": true,
+	"items:4711":       true,
+	"items.0.sku:4711": false,
+	"or shipped":       false,
 	"event_type:insert entity:order id:5f0c8a52-7c1e-4b7e-9a39-0d6f3c1b2a41": true,
 	"outcome:dead":             false,
 	`\shipped "'acme"`:         true,

@@ -6,9 +6,14 @@ import (
 	"unicode/utf8"
 )
 
-// maxToken is how many bytes of a token, and of a field's name, are kept, in documents and queries alike. It keeps a
-// fielded token well below what PostgreSQL (2046 bytes) and Elasticsearch allow.
-const maxToken = 200
+// Limits of tokens, in documents and queries alike.
+const (
+	// maxToken is how many bytes of a token, and of a field's name, are kept.
+	maxToken = 200
+	// maxFielded is how many bytes a token has with its field: longer ones Elasticsearch would split. (PostgreSQL would
+	// take 2046.)
+	maxFielded = 255
+)
 
 // tokens splits a text into its words, as documents and queries both do.
 func tokens(text string) (words []string) {
@@ -23,14 +28,14 @@ func tokens(text string) (words []string) {
 }
 
 // token is the form in which a word is kept.
-func token(word string) string { return cut(strings.ToLower(word)) }
+func token(word string) string { return cut(strings.ToLower(word), maxToken) }
 
-// cut shortens at the border of a character.
-func cut(s string) string {
-	if len(s) <= maxToken {
+// cut shortens to so many bytes, at the border of a character.
+func cut(s string, limit int) string {
+	if len(s) <= limit {
 		return s
 	}
-	end := maxToken
+	end := limit
 	for !utf8.RuneStart(s[end]) {
 		end--
 	}
@@ -131,7 +136,7 @@ func fieldName(name string) string {
 			return r
 		}
 		return '_'
-	}, name)))
+	}, name)), maxToken)
 }
 
 func inFieldName(r rune) bool {
@@ -139,10 +144,10 @@ func inFieldName(r rune) bool {
 }
 
 // fielded is a token that was found in a field. Bare tokens never begin with "=": the prefix "sta" does not find what
-// has a status, and tokens have no "=", so that the second one ends the name.
+// has a status, and tokens have no "=", so that the second one ends the name. With a long name, less of the token counts.
 func fielded(field, token string) string {
 	if field == "" {
 		return token
 	}
-	return "=" + field + "=" + token
+	return cut("="+field+"="+token, maxFielded)
 }

@@ -125,7 +125,7 @@ func (w *words) composite(dec *json.Decoder, open json.Delim, paths []string) {
 func below(paths []string, key string) []string {
 	path := fieldName(cmp.Or(key, "_"))
 	if len(paths) > 0 {
-		path = cut(paths[len(paths)-1] + "." + path)
+		path = cut(paths[len(paths)-1]+"."+path, maxToken)
 		if path == paths[len(paths)-1] {
 			return paths
 		}
@@ -138,7 +138,7 @@ func names(paths []string) []string {
 	if len(paths) == 0 {
 		return []string{"data"}
 	}
-	return append(slices.Clip(paths), cut("data."+paths[len(paths)-1]))
+	return append(slices.Clip(paths), cut("data."+paths[len(paths)-1], maxToken))
 }
 
 func (w *words) full() bool { return w.size >= maxWords }

@@ -100,6 +100,10 @@ func TestRunsOfData(t *testing.T) {
 		`{"First Name":"x","a=b":"y","":"z","Ü-1":"v"}`: {
 			"x", "=first_name=x", "=data.first_name=x", "y", "=a_b=y", "=data.a_b=y", "z", "=_=z", "=data._=z", "v", "=ü-1=v", "=data.ü-1=v",
 		},
+		`{"` + strings.Repeat("ä", 80) + `":"` + strings.Repeat("x", 150) + `"}`: { // 255 bytes together
+			strings.Repeat("x", 150), "=" + strings.Repeat("ä", 80) + "=" + strings.Repeat("x", 93),
+			"=data." + strings.Repeat("ä", 80) + "=" + strings.Repeat("x", 88),
+		},
 		`["x"]`: {"x", "=data=x"},
 		`"x"`:   {"x", "=data=x"},
 		`null`:  nil,
