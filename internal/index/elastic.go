@@ -28,8 +28,10 @@ type Elasticsearch struct {
 	log    *slog.Logger
 	prefix string // of the indices' names
 
+	preparing sync.Mutex // guards prepared, and comes before mu
+	prepared  bool
+
 	mu       sync.Mutex // guards the rest
-	prepared bool
 	features Features
 }
 
