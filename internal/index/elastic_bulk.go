@@ -51,7 +51,8 @@ func (e *Elasticsearch) writeOne(ctx context.Context, pending []*entry) (conflic
 		items, err := e.bulk(ctx, pending)
 		var wait time.Duration
 		var s *statusError
-		switch errors.As(err, &s); {
+		answered := errors.As(err, &s)
+		switch {
 		case err == nil:
 			var found verdict
 			found, err = judge(pending, items)
@@ -60,7 +61,7 @@ func (e *Elasticsearch) writeOne(ctx context.Context, pending []*entry) (conflic
 				return conflicts, refused, err
 			}
 			err = fmt.Errorf("%d documents are not taken: %s", len(pending), found.why)
-		case s == nil || (s.Status != http.StatusRequestEntityTooLarge && !isBusy(s.Status)):
+		case !answered || (s.Status != http.StatusRequestEntityTooLarge && !isBusy(s.Status)):
 			return conflicts, refused, err
 		case s.Status == http.StatusRequestEntityTooLarge:
 			c, r, err := e.halve(ctx, pending, s)
@@ -162,7 +163,7 @@ func blameless(one item) bool {
 // backoff doubles with each try. Between half of it and all is waited, so that several workers do not come at once.
 func backoff(try int) time.Duration {
 	d := min(firstWait<<min(try, 10), maxWait)
-	return d/2 + rand.N(d/2) //nolint:gosec // no secret
+	return d/2 + rand.N(d/2)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -120,8 +120,10 @@ func properties(f Features) object {
 	all := object{
 		"payload": object{"type": "object", "enabled": false}, // kept as it is, every digit of it
 		"data":    object{"type": "flattened", "ignore_above": maxFlat, "depth_limit": 200},
-		"words":   object{"type": "text", "analyzer": "whitespace", "norms": false},
-		"error":   object{"type": "text"},
+		// The built-in analyzer cuts a token after 255 characters, of documents and of questions alike, so only a prefix that is
+		// longer finds nothing. A tokenizer with a greater limit is a module that not every server has.
+		"words": object{"type": "text", "analyzer": "whitespace", "norms": false},
+		"error": object{"type": "text"},
 	}
 	if f.Distribution == openSearch {
 		all["data"] = object{"type": "flat_object"}

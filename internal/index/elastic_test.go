@@ -126,6 +126,13 @@ func TestElasticsearchSearch(t *testing.T) {
 	want(t, "all", seqs(t, e, index.Search{}), 3, 2, 1)
 	want(t, "first page", seqs(t, e, index.Search{Limit: 2}), 3, 2)
 	want(t, "second page", seqs(t, e, index.Search{Limit: 2, Before: 2}), 1)
+	for text, found := range map[string][]int64{"status:new": {2}, "order-1": {1}, "outcome:delivered": {2}, "status:old": {}} {
+		q, err := index.ParseQuery(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, text, seqs(t, e, index.Search{Query: q}), found...)
+	}
 	want(t, "since", seqs(t, e, index.Search{Since: today}), 2, 1)
 	want(t, "until", seqs(t, e, index.Search{Until: today.Add(time.Hour)}), 3)
 	want(t, "entity type", seqs(t, e, index.Search{Entity: "Order"}), 3, 2, 1)
