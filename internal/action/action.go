@@ -17,6 +17,7 @@ import (
 
 	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/outbound"
 	"github.com/fraiseql/weir/internal/rule"
 	"github.com/fraiseql/weir/internal/setting"
@@ -82,7 +83,9 @@ type Deps struct {
 	// section redis when the worker started.
 	Redis   *cache.Redis
 	Results *cache.Results
-	Logger  *slog.Logger
+	// Elasticsearch is for the search action. nil: there was no section elasticsearch when the worker started.
+	Elasticsearch *index.Elasticsearch
+	Logger        *slog.Logger
 }
 
 // Common are the keys that every type of action has. The fields have longer names than the keys, which are those of

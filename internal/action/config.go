@@ -35,7 +35,7 @@ type spec interface {
 
 // Types lists the types of actions that weir.yaml accepts.
 func Types() []string {
-	return []string{"webhook", slackType, emailType, smsType, pushType, cacheType, databaseType, "log"}
+	return []string{"webhook", slackType, emailType, smsType, pushType, searchType, cacheType, databaseType, "log"}
 }
 
 // newSpec returns an empty struct of the type, nil for an unknown one.
@@ -51,6 +51,8 @@ func newSpec(kind string) spec {
 		return &SMS{}
 	case pushType:
 		return &Push{}
+	case searchType:
+		return &Search{}
 	case cacheType:
 		return &Cache{}
 	case databaseType:
@@ -79,8 +81,8 @@ func (c Config) Type() string {
 }
 
 // Endpoint names the place where the action goes: the name that it gives itself, else the host and port of its URL (in
-// lower case, https's port 443 dropped), else smtp for email and redis for cache, else the type. It is "" when the URL stands
-// in the environment and secrets were not looked up.
+// lower case, https's port 443 dropped), else smtp for email, elasticsearch for search and redis for cache, else the type. It
+// is "" when the URL stands in the environment and secrets were not looked up.
 func (c Config) Endpoint() string { return c.spec.Endpoint() }
 
 // Priority is River's: 1 (first, the default) to 4.

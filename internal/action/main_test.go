@@ -18,13 +18,18 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/fraiseql/weir/internal/sandbox"
 )
+
+// servers are those of this test binary.
+var servers sandbox.Suite
 
 func TestMain(m *testing.M) {
 	pool := x509.NewCertPool()
 	pool.AddCert(authority().Leaf)
 	x509.SetFallbackRoots(pool)
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(servers.Main(m))
 }
 
 // authority is a certificate for 127.0.0.1 that the tests' clients trust.

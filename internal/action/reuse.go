@@ -35,6 +35,7 @@ type ResultCache struct {
 var noResult = map[string]string{
 	databaseType: "a database action has nothing that could be kept: what its function does is done in the database",
 	"log":        "a log action has nothing that could be kept",
+	searchType:   "a search action has nothing that could be kept",
 	cacheType:    "a cache action has nothing that could be kept",
 }
 

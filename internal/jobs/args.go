@@ -50,6 +50,7 @@ type (
 	emailArgs    struct{ Args }
 	smsArgs      struct{ Args }
 	pushArgs     struct{ Args }
+	searchArgs   struct{ Args }
 	cacheArgs    struct{ Args }
 	databaseArgs struct{ Args }
 	logArgs      struct{ Args }
@@ -69,6 +70,9 @@ func (smsArgs) Kind() string { return "weir_sms" }
 
 // Kind is River's name for the type.
 func (pushArgs) Kind() string { return "weir_push" }
+
+// Kind is River's name for the type.
+func (searchArgs) Kind() string { return "weir_search" }
 
 // Kind is River's name for the type.
 func (cacheArgs) Kind() string { return "weir_cache" }

@@ -125,6 +125,8 @@ func typedArgs(actionType string, a Args) river.JobArgs {
 		return smsArgs{a}
 	case "push":
 		return pushArgs{a}
+	case "search":
+		return searchArgs{a}
 	case "cache":
 		return cacheArgs{a}
 	case "database":

@@ -133,6 +133,7 @@ func New(o Options) (*Queue, error) {
 	river.AddWorker(workers, newWorker[emailArgs](q.runner))
 	river.AddWorker(workers, newWorker[smsArgs](q.runner))
 	river.AddWorker(workers, newWorker[pushArgs](q.runner))
+	river.AddWorker(workers, newWorker[searchArgs](q.runner))
 	river.AddWorker(workers, newWorker[cacheArgs](q.runner))
 	river.AddWorker(workers, newWorker[databaseArgs](q.runner))
 	river.AddWorker(workers, newWorker[logArgs](q.runner))

@@ -69,8 +69,9 @@ type settledError struct{ answer dedup.Answer }
 
 func (e *settledError) Error() string { return "another delivery has made the call meanwhile" }
 
-// unmarked are the types of actions that need no mark: they take effect once anyway, or again without harm.
-var unmarked = map[string]bool{"database": true, "log": true, "cache": true}
+// unmarked are the types of actions that need no mark: they take effect once anyway, or again without harm. Elasticsearch refuses
+// the repeat of a search action by its version.
+var unmarked = map[string]bool{"database": true, "log": true, "cache": true, "search": true}
 
 // once drops the repeat of a call that has succeeded: its worker died before the delivery was completed. A first attempt repeats
 // nothing, so only others look; nor does one of a delivery that was completed, which a person wants again.
