@@ -51,6 +51,8 @@ type life struct {
 
 	redis   *cache.Redis   // nil without the section redis
 	results *cache.Results // as redis
+
+	elastic *index.Elasticsearch // nil without the section elasticsearch
 }
 
 // live lives one life. It returns lease.ErrLost when others have declared it dead.
@@ -107,6 +109,9 @@ func (l *life) troubles() []string {
 	}
 	if trouble := l.redis.Trouble(); trouble != "" {
 		away = append(away, "redis: "+trouble+" (deliveries go on without it)")
+	}
+	if trouble := l.elastic.Trouble(); trouble != "" {
+		away = append(away, "elasticsearch: "+trouble)
 	}
 	return away
 }
@@ -172,6 +177,15 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 		l.redis = cache.Open(*l.cfg.Redis, l.log, l.registerer)
 		undo.add("close Redis", l.redis.Close)
 		l.results = cache.NewResults(l.redis, cache.ResultsOptions{ClientID: l.clientID, Logger: l.log, Registerer: l.registerer})
+	}
+	if l.cfg.Elasticsearch != nil {
+		l.elastic, err = index.OpenElasticsearch(*l.cfg.Elasticsearch, index.ElasticsearchOptions{
+			Installation: l.cfg.Installation, Logger: l.log, Registerer: l.registerer,
+		})
+		if err != nil {
+			return err
+		}
+		undo.add("close Elasticsearch", l.elastic.Close)
 	}
 	observers, deps, err := l.observers(l.cfg)
 	if err != nil {
@@ -289,7 +303,8 @@ func (l *life) nameKeys(ctx context.Context) error {
 // observers compiles those of a configuration, with an HTTP client of their own, and a mailer unless smtp is what it was.
 func (l *life) observers(cfg *config.Config) (*observer.Set, action.Deps, error) {
 	deps := action.Deps{
-		HTTP: outbound.New(cfg.Outbound), Mailer: l.mailer.Load().With(cfg.SMTP), Redis: l.redis, Results: l.results, Logger: l.log,
+		HTTP: outbound.New(cfg.Outbound), Mailer: l.mailer.Load().With(cfg.SMTP), Redis: l.redis, Results: l.results,
+		Elasticsearch: l.elastic, Logger: l.log,
 	}
 	set, err := observer.New(cfg.Observers, deps)
 	return set, deps, err
