@@ -367,6 +367,22 @@ func TestSearchRenders(t *testing.T) {
 	}
 }
 
+// TestSearchBehindAPath: a proxy may offer Elasticsearch below a path.
+func TestSearchBehindAPath(t *testing.T) {
+	t.Parallel()
+	url, got := receiver(t, nil)
+	s := searchingAt(t, url+"/a b/search/")
+	s.index = "orders"
+	for id, want := range map[string]string{"a/b": "a%2Fb", "plain": "plain", "é %2F": "%C3%A9%20%252F"} {
+		if _, err := s.do("", at(event.Update, id, 64, 1, `{}`)); err != nil {
+			t.Fatal(err)
+		}
+		if path, _, _ := strings.Cut((<-got).uri, "?"); path != "/a%20b/search/orders/_doc/"+want {
+			t.Errorf("%s went to %s, want %s", id, path, want)
+		}
+	}
+}
+
 func TestSearchPreview(t *testing.T) {
 	t.Parallel()
 	a := mustDecode(t, `{type: search, index: "orders-{{ status }}"}`).Bind(Deps{})

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -40,7 +41,7 @@ const product = "X-Elastic-Product"
 func (l *link) RoundTrip(req *http.Request) (*http.Response, error) {
 	asked := req.Context()
 	ctx, cancel := context.WithTimeoutCause(asked, l.timeout, l.late)
-	res, err := l.base.RoundTrip(req.WithContext(ctx))
+	res, err := l.base.RoundTrip(escaped(req.WithContext(ctx)))
 	if err != nil {
 		err = because(ctx, err)
 		cancel()
@@ -53,6 +54,20 @@ func (l *link) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	res.Body = &answer{ReadCloser: res.Body, asked: asked, ctx: ctx, cancel: cancel, link: l}
 	return res, nil
+}
+
+// escaped mends a request whose path the client has put behind that of the server's URL: it leaves the escaped form as it was,
+// which then is none of the path, and a slash in a document's id would separate.
+func escaped(req *http.Request) *http.Request {
+	behind, err := url.PathUnescape(req.URL.RawPath)
+	if req.URL.RawPath == "" || err != nil || behind == req.URL.Path {
+		return req
+	}
+	u := *req.URL
+	before := url.URL{Path: strings.TrimSuffix(u.Path, behind)}
+	u.RawPath = before.EscapedPath() + u.RawPath
+	req.URL = &u // req is a copy: its caller's stays as it is
+	return req
 }
 
 // because puts the timeout's own reason in place of the context's.
