@@ -150,7 +150,11 @@ func shippedOrder(n int64) *event.Event {
 func record(t *testing.T, db *pgx.Conn, events ...*event.Event) {
 	t.Helper()
 	check(t, pgx.BeginFunc(t.Context(), db, func(tx pgx.Tx) error {
-		return index.New(0).Record(t.Context(), tx, events)
+		all := make([]index.Ingested, len(events))
+		for i, e := range events {
+			all[i] = index.Ingested{Event: e, Matched: true}
+		}
+		return index.New(0, index.Config{}).Record(t.Context(), tx, all)
 	}))
 }
 

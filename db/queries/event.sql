@@ -1,11 +1,11 @@
 -- name: CopyEvents :copyfrom
 INSERT INTO weir.event
-    (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, tenant_id, commit_time, created_at, payload)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+    (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, tenant_id, commit_time, created_at, payload, unredacted)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
 
 -- name: GetEvent :one
--- GetEvent reads one partition, by its primary key.
-SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
+-- GetEvent reads one partition, by its primary key. full_payload is what deliveries get; payload, what the history shows.
+SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload, coalesce(unredacted, payload)::json AS full_payload
 FROM weir.event
 WHERE day = @day AND id = @id AND pk = @pk;
 
@@ -26,19 +26,10 @@ WHERE id = @id
 ORDER BY event.lsn, tx_index;
 
 -- name: LastEvents :many
--- LastEvents returns the newest events in commit order, the newest first. Positions after the checkpoint are those of
--- another cluster, before an adoption: they come last. Both halves read the index from its end.
+-- LastEvents returns the events that were recorded last, the last first.
 SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
-FROM (
-    (SELECT e.*, 1 AS half FROM weir.event e
-     WHERE e.lsn <= coalesce((SELECT c.lsn FROM weir.checkpoint c), 'FFFFFFFF/FFFFFFFF'::pg_lsn)
-     ORDER BY e.lsn DESC, e.tx_index DESC LIMIT @max_rows::integer)
-    UNION ALL
-    (SELECT e.*, 2 AS half FROM weir.event e
-     WHERE e.lsn > (SELECT c.lsn FROM weir.checkpoint c)
-     ORDER BY e.lsn DESC, e.tx_index DESC LIMIT @max_rows::integer)
-) AS last
-ORDER BY last.half, last.lsn DESC, last.tx_index DESC
+FROM weir.event
+ORDER BY seq DESC
 LIMIT @max_rows::integer;
 
 -- name: EnsurePartitions :one

@@ -6,7 +6,8 @@ SELECT weir.ensure_partitions((now() AT TIME ZONE 'UTC')::date - 1, (now() AT TI
 -- MissingDays are the days, from the beginning of the retention to the day before yesterday, of which the default partitions
 -- hold rows: nobody made a partition in time, or a change came with a timestamp of long ago.
 SELECT day::date AS day
-FROM (SELECT d.day FROM weir.event_default d UNION SELECT d.day FROM weir.outcome_default d) loose
+FROM (SELECT d.day FROM weir.event_default d UNION SELECT d.day FROM weir.outcome_default d
+      UNION SELECT d.day FROM weir.document_default d) loose
 WHERE day >= ((now() - @retention::interval) AT TIME ZONE 'UTC')::date AND day < (now() AT TIME ZONE 'UTC')::date - 1
 ORDER BY day
 LIMIT @max_rows::integer;
@@ -49,7 +50,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $
 ON CONFLICT (delivery_id, day) DO UPDATE SET
     state = excluded.state, attempts = excluded.attempts, started_at = excluded.started_at, finished_at = excluded.finished_at,
     duration_ms = excluded.duration_ms, response_status = excluded.response_status, error = excluded.error,
-    payload = excluded.payload, cached = excluded.cached, duplicate_of = excluded.duplicate_of, recorded_at = now();
+    payload = excluded.payload, cached = excluded.cached, duplicate_of = excluded.duplicate_of, recorded_at = now(), seq = excluded.seq;
 
 -- name: OutcomesOfEvent :many
 -- OutcomesOfEvent are the deliveries of an event that have left River's table.
@@ -86,3 +87,26 @@ WHERE (o.delivery_id, o.day) IN (
 -- DeleteHousekeeping removes the job of housekeeping itself, and earlier ones that were left.
 DELETE FROM weir.river_job
 WHERE kind = 'weir_housekeeping' AND (id = @id OR state IN ('cancelled', 'completed', 'discarded'));
+
+-- name: PruneDocuments :execrows
+-- PruneDocuments removes documents of events that happened before the retention from the default partition.
+DELETE FROM weir.document_default o
+WHERE (o.seq, o.delivery_id) IN (
+    SELECT d.seq, d.delivery_id FROM weir.document_default d
+    WHERE d.day < ((now() - @retention::interval) AT TIME ZONE 'UTC')::date
+    LIMIT @max_rows::integer);
+
+-- name: RedactEvents :execrows
+-- RedactEvents removes what history.redact leaves out of events that no job names any more.
+UPDATE weir.event e SET unredacted = NULL
+WHERE (e.id, e.pk, e.day) IN (
+    SELECT d.id, d.pk, d.day FROM weir.event d
+    WHERE d.unredacted IS NOT NULL
+      AND NOT EXISTS (
+          SELECT FROM weir.river_job j
+          WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
+    LIMIT @max_rows::integer);
+
+-- name: LockOutcomes :exec
+-- LockOutcomes makes those who record outcomes come one after the other, so that their numbers become visible in order.
+SELECT pg_advisory_xact_lock(hashtextextended('weir.outcome', 0));

@@ -64,10 +64,10 @@ WHERE id = ANY(@ids::bigint[]) AND (state = 'discarded' OR (state = 'cancelled' 
 RETURNING id, queue;
 
 -- name: DeleteDeadLetters :many
--- DeleteDeadLetters removes dead letters for good and returns the ids of those that were there.
+-- DeleteDeadLetters removes dead letters for good and returns those that were there.
 DELETE FROM weir.river_job
 WHERE id = ANY(@ids::bigint[]) AND (state = 'discarded' OR (state = 'cancelled' AND metadata ? 'weir_dead_letter'))
-RETURNING id;
+RETURNING id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors;
 
 -- name: WaitingQueues :many
 -- WaitingQueues names the queues that hold jobs to be worked, also those that wait for their turn. It leaps from name to name in the index on which River

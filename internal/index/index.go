@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -38,37 +39,76 @@ type Record struct {
 // Index records and loads events. Safe for concurrent use.
 type Index struct {
 	recent recent
+	config atomic.Pointer[Config]
 }
 
 // New makes an index that keeps about cacheBytes of recent events in memory: most deliveries run soon after their event
 // was recorded, in the same process.
-func New(cacheBytes int) *Index {
-	return &Index{recent: recent{limit: cacheBytes, rows: map[Key]Record{}}}
+func New(cacheBytes int, c Config) *Index {
+	x := &Index{recent: recent{limit: cacheBytes, rows: map[Key]Record{}}}
+	x.Configure(c)
+	return x
 }
 
-// Record stores the events in the caller's transaction. An event that is there already makes it fail.
-func (x *Index) Record(ctx context.Context, tx pgx.Tx, events []*event.Event) error {
-	rows := make([]store.CopyEventsParams, len(events))
-	for i, e := range events {
+// Configure puts another configuration in force.
+func (x *Index) Configure(c Config) { x.config.Store(&c) }
+
+// Config is the one in force.
+func (x *Index) Config() Config { return *x.config.Load() }
+
+// Ingested is an event that is to be recorded.
+type Ingested struct {
+	Event *event.Event
+	// Matched: a job names it, which needs all of it.
+	Matched bool
+}
+
+// Record stores the events in the caller's transaction, but for those that the configuration leaves out. An event that is there
+// already makes it fail. The caller holds the row of weir.checkpoint, as the stream does, or has called Late.
+func (x *Index) Record(ctx context.Context, tx pgx.Tx, events []Ingested) error {
+	c := x.Config()
+	rows := make([]store.CopyEventsParams, 0, len(events))
+	records := make([]Record, 0, len(events))
+	for _, one := range events {
+		e := one.Event
+		if !one.Matched && c.MatchedOnly() {
+			continue
+		}
 		payload, err := e.JSON()
 		if err != nil {
 			return err
 		}
-		rows[i] = store.CopyEventsParams{
+		row := store.CopyEventsParams{
 			Day: e.Day(), ID: e.ID, PK: e.PK, LSN: int64(e.LSN), TxIndex: e.TxIndex,
 			EventType: string(e.Type), EntityType: e.EntityType, EntityID: e.EntityID, TenantID: e.TenantID,
 			CommitTime: time.Time(e.CommitTime), CreatedAt: time.Time(e.Timestamp), Payload: payload,
+		}
+		shown, some, err := redacted(e, c.Redact)
+		if err != nil {
+			return err
+		}
+		if some {
+			if row.Payload = shown; one.Matched {
+				row.Unredacted = payload
+			}
+		}
+		rows = append(rows, row)
+		if one.Matched {
+			records = append(records, Record{Event: e, Payload: payload})
 		}
 	}
 	if _, err := store.New().CopyEvents(ctx, tx, rows); err != nil {
 		return fmt.Errorf("record events: %w", err)
 	}
 	// Should the transaction be rolled back, what is kept here is still what the event's next ingest will store.
-	for i, e := range events {
-		x.recent.put(KeyOf(e), Record{Event: e, Payload: rows[i].Payload})
+	for _, r := range records {
+		x.recent.put(KeyOf(r.Event), r)
 	}
 	return nil
 }
+
+// Late prepares a transaction other than the stream's for Record: events become visible in the order of their numbers.
+func Late(ctx context.Context, tx pgx.Tx) error { return store.New().LockEvents(ctx, tx) }
 
 // Load returns an event, or ErrNotFound.
 func (x *Index) Load(ctx context.Context, db store.DBTX, key Key) (Record, error) {
@@ -82,12 +122,12 @@ func (x *Index) Load(ctx context.Context, db store.DBTX, key Key) (Record, error
 	if err != nil {
 		return Record{}, fmt.Errorf("load event %s: %w", key.ID, err)
 	}
-	e, err := event.Parse(row.Payload)
+	e, err := event.Parse(row.FullPayload)
 	if err != nil {
 		return Record{}, err
 	}
 	e.PK, e.TxIndex = row.PK, row.TxIndex
-	r := Record{Event: e, Payload: row.Payload}
+	r := Record{Event: e, Payload: row.FullPayload}
 	x.recent.put(key, r)
 	return r, nil
 }

@@ -50,9 +50,18 @@ func newHistory(t *testing.T) *history {
 	return &history{Pool: pool}
 }
 
+// ingested are events that a job names.
+func ingested(events ...*event.Event) []index.Ingested {
+	all := make([]index.Ingested, len(events))
+	for i, e := range events {
+		all[i] = index.Ingested{Event: e, Matched: true}
+	}
+	return all
+}
+
 // record stores events in a transaction of their own.
 func (h *history) record(ctx context.Context, x *index.Index, events ...*event.Event) error {
-	return pgx.BeginFunc(ctx, h.Pool, func(tx pgx.Tx) error { return x.Record(ctx, tx, events) })
+	return pgx.BeginFunc(ctx, h.Pool, func(tx pgx.Tx) error { return x.Record(ctx, tx, ingested(events...)) })
 }
 
 func check(t *testing.T, err error) {
@@ -86,9 +95,9 @@ func TestRecordThenLoad(t *testing.T) {
 	const data = `{"total":100.10,"n":9007199254740993123,"html":"<a & b>"}`
 	withNothing := &event.Event{ID: uuid.New(), Type: event.Custom, Timestamp: event.Time(time.Now())}
 	events := []*event.Event{order(1, data), withNothing}
-	x := index.New(plenty)
+	x := index.New(plenty, index.Config{})
 	check(t, h.record(t.Context(), x, events...))
-	for name, from := range map[string]*index.Index{"cache": x, "database": index.New(plenty)} {
+	for name, from := range map[string]*index.Index{"cache": x, "database": index.New(plenty, index.Config{})} {
 		for _, e := range events {
 			got, err := from.Load(t.Context(), h, index.KeyOf(e))
 			check(t, err)
@@ -112,7 +121,7 @@ func TestRecordFillsTheColumns(t *testing.T) {
 	h := newHistory(t)
 	e := order(7, `{}`)
 	e.Timestamp, e.CommitTime = event.Time(instant("2026-03-01T00:30:00+02:00")), event.Time(instant("2026-02-28T22:31:00Z"))
-	check(t, h.record(t.Context(), index.New(plenty), e))
+	check(t, h.record(t.Context(), index.New(plenty, index.Config{}), e))
 	var got string
 	check(t, h.Pool.QueryRow(t.Context(), `
 		SELECT concat_ws(' ', day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, tenant_id,
@@ -136,7 +145,7 @@ func instant(s string) time.Time {
 func TestASecondIngestIsRefused(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
-	x := index.New(plenty)
+	x := index.New(plenty, index.Config{})
 	first, other := order(1, `{"n":1}`), order(2, `{}`)
 	check(t, h.record(t.Context(), x, first))
 	again := *first
@@ -149,7 +158,7 @@ func TestASecondIngestIsRefused(t *testing.T) {
 	if _, err := x.Load(t.Context(), h, index.KeyOf(other)); !errors.Is(err, index.ErrNotFound) {
 		t.Errorf("the batch's other event: %v, want ErrNotFound", err)
 	}
-	for name, from := range map[string]*index.Index{"cache": x, "database": index.New(plenty)} {
+	for name, from := range map[string]*index.Index{"cache": x, "database": index.New(plenty, index.Config{})} {
 		got, err := from.Load(t.Context(), h, index.KeyOf(first))
 		if err != nil || string(got.Payload) != payload(t, first) {
 			t.Errorf("%s: the first ingest was changed: %s, %v", name, got.Payload, err)
@@ -165,7 +174,7 @@ func TestASecondIngestIsRefused(t *testing.T) {
 func TestNotFound(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
-	x := index.New(plenty)
+	x := index.New(plenty, index.Config{})
 	e := order(1, `{}`)
 	check(t, h.record(t.Context(), x, e))
 	there := index.KeyOf(e)
@@ -181,7 +190,7 @@ func TestNotFound(t *testing.T) {
 	// Not found and not reachable are told apart: one is a dead letter, the other is tried again.
 	gone := newHistory(t)
 	gone.Close()
-	if _, err := index.New(plenty).Load(t.Context(), gone, there); err == nil || errors.Is(err, index.ErrNotFound) {
+	if _, err := index.New(plenty, index.Config{}).Load(t.Context(), gone, there); err == nil || errors.Is(err, index.ErrNotFound) {
 		t.Errorf("no database: %v", err)
 	}
 }
@@ -190,7 +199,7 @@ func TestNotFound(t *testing.T) {
 func TestKeyFromText(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
-	x := index.New(plenty)
+	x := index.New(plenty, index.Config{})
 	e := order(1, `{}`)
 	e.Timestamp = event.Time(time.Now().In(time.FixedZone("east", 14*3600)))
 	check(t, h.record(t.Context(), x, e))
@@ -207,14 +216,14 @@ func TestDaysWithoutAPartition(t *testing.T) {
 	h := newHistory(t)
 	long := order(1, `{"when":"long ago"}`)
 	long.Timestamp = event.Time(instant("1999-12-31T23:59:59Z"))
-	check(t, h.record(t.Context(), index.New(plenty), long))
+	check(t, h.record(t.Context(), index.New(plenty, index.Config{}), long))
 	partition := func() (name string) {
 		check(t, h.Pool.QueryRow(t.Context(), `SELECT tableoid::regclass::text FROM weir.event`).Scan(&name))
 		return name
 	}
 	load := func() {
 		t.Helper()
-		if got, err := index.New(plenty).Load(t.Context(), h, index.KeyOf(long)); err != nil || string(got.Payload) != payload(t, long) {
+		if got, err := index.New(plenty, index.Config{}).Load(t.Context(), h, index.KeyOf(long)); err != nil || string(got.Payload) != payload(t, long) {
 			t.Errorf("in %s: %s, %v", partition(), got.Payload, err)
 		}
 	}
@@ -228,7 +237,7 @@ func TestDaysWithoutAPartition(t *testing.T) {
 		t.Error("it stayed in the default partition")
 	}
 	load()
-	if err := h.record(t.Context(), index.New(plenty), long); err == nil {
+	if err := h.record(t.Context(), index.New(plenty, index.Config{}), long); err == nil {
 		t.Error("a second ingest is accepted")
 	}
 }
@@ -253,7 +262,7 @@ func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	h, empty := newHistory(t), newHistory(t)
 	const size, limit = 10 << 10, 200 << 10 // bytes
-	x := index.New(limit)
+	x := index.New(limit, index.Config{})
 	var events []*event.Event
 	for pk := range int64(100) {
 		events = append(events, order(pk, fmt.Sprintf(`{"filler":%q}`, strings.Repeat("x", size))))
@@ -270,7 +279,7 @@ func TestCacheIsBounded(t *testing.T) {
 	again := events[98:]
 	for range 50 {
 		err := pgx.BeginFunc(t.Context(), empty.Pool, func(tx pgx.Tx) error {
-			check(t, x.Record(t.Context(), tx, again))
+			check(t, x.Record(t.Context(), tx, ingested(again...)))
 			return errors.New("roll it back")
 		})
 		if err == nil {
@@ -297,8 +306,8 @@ func TestLoadFillsTheCache(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
 	e := order(1, `{}`)
-	check(t, h.record(t.Context(), index.New(plenty), e))
-	x := index.New(plenty)
+	check(t, h.record(t.Context(), index.New(plenty, index.Config{}), e))
+	x := index.New(plenty, index.Config{})
 	for range 3 {
 		_, err := x.Load(t.Context(), h, index.KeyOf(e))
 		check(t, err)
@@ -312,7 +321,7 @@ func TestLoadFillsTheCache(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
-	x := index.New(20 << 10) // small: events come and go
+	x := index.New(20 << 10, index.Config{}) // small: events come and go
 	shared := order(0, `{}`)
 	check(t, h.record(t.Context(), x, shared))
 	group, ctx := errgroup.WithContext(t.Context())
@@ -343,7 +352,7 @@ func TestRecordRefusesWhatIsNoJSON(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
 	broken := order(1, `{"a":`)
-	if err := h.record(t.Context(), index.New(plenty), broken); err == nil || !strings.Contains(err.Error(), broken.ID.String()) {
+	if err := h.record(t.Context(), index.New(plenty, index.Config{}), broken); err == nil || !strings.Contains(err.Error(), broken.ID.String()) {
 		t.Errorf("got %v, want an error that names the event", err)
 	}
 }

@@ -124,7 +124,7 @@ func TestNoTimeoutWhileWaitingForALimit(t *testing.T) {
 		t.Errorf("without a limit: %s", d)
 	}
 	limit := map[string]EndpointConfig{"log": {RateLimit: setting.Rate{Count: 1, Per: time.Hour}}}
-	r.q.Swap(r.q.set.Load(), limit, index.Config{})
+	r.q.Swap(r.q.set.Load(), limit)
 	if d := w.Timeout(job); d != -1 {
 		t.Errorf("with a limit: %s", d)
 	}
@@ -155,7 +155,7 @@ func TestFetchedBeforeItOpened(t *testing.T) {
 	const concurrency, backlog = 2, 60
 	r := newRig(t, `o: {entity: Order, actions: [{type: log}]}`)
 	r.setBreaker("open", "infinity")
-	r.q.Swap(r.q.set.Load(), map[string]EndpointConfig{"log": {Concurrency: concurrency}}, index.Config{})
+	r.q.Swap(r.q.set.Load(), map[string]EndpointConfig{"log": {Concurrency: concurrency}})
 	r.q.producers.allowed = func(_ string, n int) int { return n } // the producer goes on
 	changes := make([]event.Change, backlog)
 	for i := range changes {

@@ -10,7 +10,6 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/fraiseql/weir/internal/capture"
-	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/store"
 )
@@ -41,10 +40,11 @@ func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) err
 		return w.bury(ctx, job, "bad_row", errors.New(c.Reason))
 	}
 	err = w.deliver(ctx, job, func(ctx context.Context, tx pgx.Tx) ([]river.InsertManyParams, error) {
-		if err := w.queue.index.Record(ctx, tx, []*event.Event{&c.Event}); err != nil {
+		if err := index.Late(ctx, tx); err != nil {
 			return nil, err
 		}
-		return w.queue.match(&c.Event, ""), nil
+		params := w.queue.match(&c.Event, "")
+		return params, w.queue.index.Record(ctx, tx, []index.Ingested{{Event: &c.Event, Matched: len(params) > 0}})
 	})
 	if capture.Refused(err) {
 		return w.bury(ctx, job, "refused", err)

@@ -68,14 +68,13 @@ func (h *housekeeper) Timeout(*river.Job[housekeepingArgs]) time.Duration { retu
 
 // Work does what is due. Ages and days are by the database's clock.
 func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]) error {
-	history := h.queue.history.Load().WithDefaults()
-	retention := history.Retention.Std()
-	var err error
+	history := h.queue.index.Config().WithDefaults()
+	retention, err := index.Kept(ctx, h.queue.runner.pool, history)
 	for _, step := range []func() error{
 		func() error { return h.makePartitions(ctx, retention) },
 		func() error { return h.move(ctx, *history.FinishedJobs) },
 		func() error { return h.dropPartitions(ctx, retention) },
-		func() error { return h.prune(ctx, history) },
+		func() error { return h.prune(ctx, retention, history) },
 		func() error { return h.forgetEndpoints(ctx) },
 		func() error { return h.forgetClaims(ctx) },
 	} {
@@ -138,8 +137,8 @@ func (h *housekeeper) dropPartitions(ctx context.Context, retention time.Duratio
 
 // prune removes what is old from the default partitions: what was to be kept of days that were dropped, until now, and rows
 // whose dates nobody expected.
-func (h *housekeeper) prune(ctx context.Context, history index.Config) error {
-	db, retention := h.queue.runner.pool, history.Retention.Std()
+func (h *housekeeper) prune(ctx context.Context, retention time.Duration, history index.Config) error {
+	db := h.queue.runner.pool
 	_, err := store.New().PruneEvents(ctx, db, store.PruneEventsParams{
 		Retention: retention, Stay: history.FinishedJobs.Std(), MaxRows: pruneBatch,
 	})
@@ -149,6 +148,13 @@ func (h *housekeeper) prune(ctx context.Context, history index.Config) error {
 	_, err = store.New().PruneOutcomes(ctx, db, store.PruneOutcomesParams{Retention: retention, MaxRows: pruneBatch})
 	if err != nil {
 		return fmt.Errorf("remove old outcomes: %w", err)
+	}
+	_, err = store.New().PruneDocuments(ctx, db, store.PruneDocumentsParams{Retention: retention, MaxRows: pruneBatch})
+	if err != nil {
+		return fmt.Errorf("remove old documents: %w", err)
+	}
+	if _, err = store.New().RedactEvents(ctx, db, pruneBatch); err != nil {
+		return fmt.Errorf("redact events that no job names any more: %w", err)
 	}
 	return nil
 }
@@ -183,6 +189,3 @@ func (h *housekeeper) forgetClaims(ctx context.Context) error {
 	}
 	return errEnding
 }
-
-// setHistory is for New and Swap.
-func (q *Queue) setHistory(c index.Config) { q.history.Store(&c) }

@@ -23,26 +23,31 @@ const insertSlice = 5000
 // The jobs go in by slices: a batch is bounded by its changes, and each of them may lead to any number of deliveries.
 //
 // One transaction at a time: Committed, or the next Insert, comes before any other.
-func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) error {
+//
+// It returns, for each of the changes, whether there is a job for it.
+func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) (made []bool, err error) {
 	q.uncommitted = nil
+	made = make([]bool, len(changes))
 	var params []river.InsertManyParams
 	for i := range changes {
 		c := &changes[i]
+		before := len(params)
 		if c.Reason != "" {
 			params = append(params, changeJob(&c.Event, "", c.Reason, observer.OrderingNone))
 		} else {
 			params = append(params, q.match(&c.Event, "")...)
 		}
+		made[i] = len(params) > before
 		if len(params) < insertSlice {
 			continue
 		}
 		if err := q.insertSome(ctx, tx, params); err != nil {
-			return err
+			return nil, err
 		}
 		clear(params)
 		params = params[:0]
 	}
-	return q.insertSome(ctx, tx, params)
+	return made, q.insertSome(ctx, tx, params)
 }
 
 func (q *Queue) insertSome(ctx context.Context, tx pgx.Tx, params []river.InsertManyParams) error {

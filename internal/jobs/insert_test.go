@@ -104,7 +104,8 @@ func TestInsertIsInTheTransaction(t *testing.T) {
 	r := newRig(t, `all: {entity: Order, actions: [{type: log}]}`)
 	errBack := errors.New("roll it back")
 	err := pgx.BeginFunc(t.Context(), r.pool, func(tx pgx.Tx) error {
-		check(t, r.q.Insert(t.Context(), tx, []event.Change{order(1, `{}`)}))
+		_, err := r.q.Insert(t.Context(), tx, []event.Change{order(1, `{}`)})
+		check(t, err)
 		var within int
 		check(t, tx.QueryRow(t.Context(), `SELECT count(*) FROM weir.river_job`).Scan(&within))
 		if within != 1 {

@@ -57,9 +57,10 @@ type Options struct {
 	Reader    *capture.Reader
 	Observers *observer.Set
 	Endpoints map[string]EndpointConfig
-	History   index.Config
 	Redis     *cache.Redis   // nil: deliveries are not marked as made, and keyed dedup is the database's
 	Results   *cache.Results // nil: no result is kept
+	// Documents stores a document of the history again that its store refused. nil: there is no such store.
+	Documents func(ctx context.Context, key index.Key, outcome *index.Outcome) (refused string, err error)
 	ClientID  string
 	SoftStop  time.Duration // how long running deliveries may take when the worker stops
 	// Remains waits for what River still does after Run has returned because the lease was lost.
@@ -72,7 +73,6 @@ type Options struct {
 // Queue inserts and works jobs. Safe for concurrent use.
 type Queue struct {
 	set     atomic.Pointer[observer.Set]
-	history atomic.Pointer[index.Config]
 	index   *index.Index
 	runner  *runner
 	client  *river.Client[pgx.Tx]
@@ -104,7 +104,6 @@ func New(o Options) (*Queue, error) {
 	q.producers.log = q.log
 	q.set.Store(o.Observers)
 	q.unreleased.Store(true)
-	q.setHistory(o.History)
 	m := newMetrics(o.Registerer)
 	m.expect(o.Observers)
 	q.turns = newTurns(o.Pool, &q.set, q.log)
@@ -139,6 +138,7 @@ func New(o Options) (*Queue, error) {
 	river.AddWorker(workers, newWorker[logArgs](q.runner))
 	river.AddWorker(workers, &housekeeper{queue: q})
 	river.AddWorker(workers, &changeWorker{queue: q, reader: o.Reader})
+	river.AddWorker(workers, &documentWorker{queue: q, store: o.Documents})
 
 	client, err := river.NewClient(riverpgxv5.New(o.Pool), &river.Config{
 		ID: o.ClientID, Schema: Schema, Queues: q.producers.first(), Workers: workers, Logger: o.RiverLogger,
@@ -162,11 +162,10 @@ func New(o Options) (*Queue, error) {
 // until then they hold what is matched into them. Those that nothing goes to any more go on being served, since they may hold
 // deliveries. A changed concurrency takes effect when the deliveries that run in the queue have ended; until then it starts no
 // others.
-func (q *Queue) Swap(set *observer.Set, endpoints map[string]EndpointConfig, history index.Config) {
+func (q *Queue) Swap(set *observer.Set, endpoints map[string]EndpointConfig) {
 	q.runner.metrics.expect(set)
 	q.serve(set, endpoints)
 	q.set.Store(set)
-	q.setHistory(history)
 	q.runner.strangers.forget()
 	q.unreleased.Store(true)
 	q.wake()

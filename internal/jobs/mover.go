@@ -59,6 +59,10 @@ func (h *housekeeper) moveAll(ctx context.Context, some take) error {
 		began := time.Now()
 		moved := 0
 		err := pgx.BeginFunc(ctx, h.queue.runner.pool, func(tx pgx.Tx) error {
+			// Before any job is locked: who removes an entity's jobs and outcomes does it in this order, too.
+			if err := store.New().LockOutcomes(ctx, tx); err != nil {
+				return err
+			}
 			rows, err := some(ctx, tx)
 			if err != nil {
 				return err
@@ -99,12 +103,9 @@ func record(ctx context.Context, tx pgx.Tx, outcomes []store.RecordOutcomeParams
 // outcomes are those of the jobs that are deliveries. Changes that were matched at last leave none.
 func (h *housekeeper) outcomes(rows []store.TakeCompletedRow) []store.RecordOutcomeParams {
 	var outcomes []store.RecordOutcomeParams
-	places := map[string]string{} // endpoints by the names of their queues
-	for _, endpoint := range h.queue.set.Load().Endpoints() {
-		places[QueueName(endpoint)] = endpoint
-	}
+	places := h.queue.places()
 	for _, row := range rows {
-		if row.Kind == KindChange {
+		if row.Kind == KindChange || row.Kind == KindDocument {
 			continue
 		}
 		o, err := outcomeOf(row, places)
@@ -115,6 +116,15 @@ func (h *housekeeper) outcomes(rows []store.TakeCompletedRow) []store.RecordOutc
 		outcomes = append(outcomes, o)
 	}
 	return outcomes
+}
+
+// places are the names of endpoints by those of their queues.
+func (q *Queue) places() map[string]string {
+	places := map[string]string{}
+	for _, endpoint := range q.set.Load().Endpoints() {
+		places[QueueName(endpoint)] = endpoint
+	}
+	return places
 }
 
 // OutcomePayload is what weir.outcome keeps of a delivery beside its columns.

@@ -46,9 +46,10 @@ func (p *producers) want(byQueue map[string]place) { p.wanted.Store(&byQueue) }
 // first are the queues that River's client begins with. Those of endpoints follow: which of them may be called is in the
 // database.
 func (p *producers) first() map[string]river.QueueConfig {
-	p.served = map[string]int{queueChange: changeWorkers, KindHousekeeping: 1}
+	p.served = map[string]int{queueChange: changeWorkers, KindDocument: 1, KindHousekeeping: 1}
 	return map[string]river.QueueConfig{
 		queueChange:      {MaxWorkers: changeWorkers},
+		KindDocument:     {MaxWorkers: 1},
 		KindHousekeeping: {MaxWorkers: 1, FetchPollInterval: housekeepingPoll},
 	}
 }
@@ -146,7 +147,7 @@ func (q *Queue) moveOrphans(ctx context.Context, names []string) (left []string,
 	wanted := *q.producers.wanted.Load()
 	observers, actions, queues := q.names()
 	for _, name := range names {
-		if _, ok := wanted[name]; ok || name == queueChange || name == KindHousekeeping {
+		if _, ok := wanted[name]; ok || isOurs(name) {
 			left = append(left, name)
 			continue
 		}

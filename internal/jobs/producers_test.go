@@ -11,7 +11,6 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/fraiseql/weir/internal/action"
-	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/observer"
 )
 
@@ -64,15 +63,15 @@ func TestQueueThatIsStoppingIsServedAgain(t *testing.T) {
 			r := newRig(t, here)
 			d := newDoor()
 			of := func(n int) map[string]EndpointConfig { return map[string]EndpointConfig{"log": {Concurrency: n}} }
-			r.q.Swap(d.set(t, here), of(5), index.Config{})
+			r.q.Swap(d.set(t, here), of(5))
 			r.run()
 			r.swept()
 			r.commit(order(1, `{}`))
 			<-d.entered
-			r.q.Swap(d.set(t, here), of(6), index.Config{})
+			r.q.Swap(d.set(t, here), of(6))
 			r.swept()
 			r.commit(order(2, `{}`))
-			r.q.Swap(d.set(t, then), of(5), index.Config{})
+			r.q.Swap(d.set(t, then), of(5))
 			r.swept()
 			close(d.open)
 			r.await("both deliveries", `SELECT count(*) = 2 FROM weir.river_job WHERE kind = 'weir_log' AND state = 'completed'`)
@@ -96,14 +95,14 @@ func TestManyQueuesStopAtOnce(t *testing.T) {
 	d := newDoor()
 	defer close(d.open)
 	set := d.set(t, text.String())
-	r.q.Swap(set, nil, index.Config{})
+	r.q.Swap(set, nil)
 	r.run()
 	r.swept()
 	r.commit(order(1, `{}`))
 	for range queues {
 		<-d.entered
 	}
-	r.q.Swap(set, configs, index.Config{})
+	r.q.Swap(set, configs)
 	r.swept()
 	r.commit(order(2, `{}`))
 	time.Sleep(200 * time.Millisecond)

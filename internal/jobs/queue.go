@@ -10,6 +10,9 @@ import (
 // queueChange is the queue of changes that are no events.
 const queueChange = "weir_change"
 
+// isOurs says that a queue is no endpoint's.
+func isOurs(name string) bool { return name == queueChange || name == KindDocument || name == KindHousekeeping }
+
 var (
 	riverQueue = regexp.MustCompile(`^[a-z0-9]+([_|-]?[a-z0-9]+)*$`)
 	notInQueue = regexp.MustCompile(`[^a-z0-9]+`)
@@ -21,7 +24,7 @@ var (
 func QueueName(endpoint string) string {
 	name := strings.NewReplacer(".", "_", ":", "-").Replace(endpoint)
 	ambiguous := strings.Contains(endpoint, "_")
-	if !ambiguous && len(name) <= 64 && riverQueue.MatchString(name) && name != queueChange && name != KindHousekeeping {
+	if !ambiguous && len(name) <= 64 && riverQueue.MatchString(name) && !isOurs(name) {
 		return name
 	}
 	plain := strings.Trim(notInQueue.ReplaceAllString(strings.ToLower(endpoint), "_"), "_")

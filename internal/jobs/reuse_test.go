@@ -17,7 +17,6 @@ import (
 
 	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/dedup"
-	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/setting"
 )
 
@@ -29,7 +28,7 @@ func TestClaimIsHeldWhileItsDeliveryWaits(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, oneDeduped)
 	limit := map[string]EndpointConfig{"log": {RateLimit: setting.Rate{Count: 1, Per: time.Hour}}}
-	r.q.Swap(r.q.set.Load(), limit, index.Config{})
+	r.q.Swap(r.q.set.Load(), limit)
 	r.commit(order(1, `{"n": 1}`))
 	r.run()
 	r.await("the first one's call", `SELECT count(*) = 1 FROM weir.dedup WHERE done`)
@@ -44,7 +43,7 @@ func TestLostClaimEndsTheWait(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, oneDeduped)
 	limit := map[string]EndpointConfig{"log": {RateLimit: setting.Rate{Count: 1, Per: time.Hour}}}
-	r.q.Swap(r.q.set.Load(), limit, index.Config{})
+	r.q.Swap(r.q.set.Load(), limit)
 	r.commit(order(1, `{"n": 1}`))
 	r.run()
 	r.await("the first one's call", `SELECT count(*) = 1 FROM weir.dedup WHERE done`)

@@ -57,7 +57,7 @@ func newRig(t *testing.T, observers string) *rig {
 		check(t, <-given)
 	})
 	r.q, err = New(Options{
-		Pool: pool, Lease: own, Index: index.New(1 << 20), Reader: reader, Observers: observerSet(t, observers), ClientID: "test",
+		Pool: pool, Lease: own, Index: index.New(1<<20, index.Config{}), Reader: reader, Observers: observerSet(t, observers), ClientID: "test",
 		SoftStop: time.Second, Logger: slog.New(slog.DiscardHandler), RiverLogger: slog.New(slog.DiscardHandler), Registerer: r.reg,
 	})
 	check(t, err)
@@ -88,16 +88,17 @@ func (r *rig) commit(changes ...event.Change) {
 }
 
 func (r *rig) ingest(tx pgx.Tx, changes []event.Change) error {
-	var events []*event.Event
-	for i := range changes {
-		if changes[i].Reason == "" {
-			events = append(events, &changes[i].Event)
-		}
-	}
-	if err := r.q.index.Record(r.t.Context(), tx, events); err != nil {
+	made, err := r.q.Insert(r.t.Context(), tx, changes)
+	if err != nil {
 		return err
 	}
-	return r.q.Insert(r.t.Context(), tx, changes)
+	var events []index.Ingested
+	for i := range changes {
+		if changes[i].Reason == "" {
+			events = append(events, index.Ingested{Event: &changes[i].Event, Matched: made[i]})
+		}
+	}
+	return r.q.index.Record(r.t.Context(), tx, events)
 }
 
 // lines are the rows of a query that has one column of text.

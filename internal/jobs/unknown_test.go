@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fraiseql/weir/internal/index"
 )
 
 // lines is a log that is read while it is written.
@@ -65,7 +64,7 @@ other: {entity: Order, actions: [{type: log}]}
 	r.commit(order(1, `{}`), order(2, `{}`))
 	var log lines
 	r.q.runner.log = slog.New(slog.NewTextHandler(&log, nil))
-	r.q.Swap(observerSet(t, `{}`), nil, index.Config{})
+	r.q.Swap(observerSet(t, `{}`), nil)
 	r.run()
 	r.await("all wait", `SELECT count(*) = 6 FROM weir.river_job WHERE metadata ? 'weir_unknown' AND state IN ('available', 'scheduled')
 		AND (metadata->>'snoozes')::int >= 1`)
@@ -75,7 +74,7 @@ other: {entity: Order, actions: [{type: log}]}
 	r.q.Swap(observerSet(t, `
 o: {entity: Order, actions: [{type: log}]}
 fails: {entity: Order, condition: has_field('x'), actions: [{type: log}]}
-`), nil, index.Config{})
+`), nil)
 	r.await("what is known", `SELECT count(*) = 4 FROM weir.river_job WHERE args->>'observer' IN ('o', 'fails') AND state = 'completed'`)
 	r.await("the rest waits as before", `SELECT count(*) = 2 AND bool_and((metadata->>'snoozes')::int <= 2) FROM weir.river_job
 		WHERE args->>'observer' = 'other' AND metadata ? 'weir_unknown' AND state = 'scheduled'`)
@@ -95,7 +94,7 @@ goes: {entity: Order, actions: [{type: log, endpoint: here}]}
 	r.commit(order(1, `{}`), order(2, `{}`))
 	r.exec("UPDATE weir.river_job SET state = 'retryable', scheduled_at = now() + '1 h'")
 	r.exec("UPDATE weir.river_job SET metadata = '{\"weir_moved_from\": [\"there\"]}' WHERE args->>'pk' = '2'")
-	r.q.Swap(observerSet(t, `moves: {entity: Order, actions: [{type: log, endpoint: there}]}`), nil, index.Config{})
+	r.q.Swap(observerSet(t, `moves: {entity: Order, actions: [{type: log, endpoint: there}]}`), nil)
 	r.run()
 	r.await("the move", `SELECT EXISTS (SELECT FROM weir.river_job WHERE queue = 'there')`)
 	got := r.lines(`SELECT concat_ws(' ', args->>'observer', args->>'pk', queue, metadata->'weir_moved_from') FROM weir.river_job

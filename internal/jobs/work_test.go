@@ -13,7 +13,6 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/fraiseql/weir/internal/breaker"
-	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/observer"
 )
 
@@ -97,7 +96,7 @@ func TestLoweredMaxAttempts(t *testing.T) {
 	r.commit(order(1, `{}`), order(2, `{}`))
 	r.exec("UPDATE weir.river_job SET attempt = 2 WHERE args->>'pk' = '1'")
 	r.exec("UPDATE weir.river_job SET attempt = 4 WHERE args->>'pk' = '2'")
-	r.q.Swap(observerSet(t, policy("3")), nil, index.Config{})
+	r.q.Swap(observerSet(t, policy("3")), nil)
 	r.run()
 	r.await("two dead letters", `SELECT count(*) = 2 FROM weir.dead_letter WHERE state = 'discarded'`)
 	if n := r.metric("weir_deliveries_total", "observer", "o", "action_type", "webhook", "outcome", "dead"); n != 2 {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/jobs"
 	"github.com/fraiseql/weir/internal/store"
 )
 
@@ -156,7 +157,7 @@ func (d DeadLetters) Retry(ctx context.Context, ids []int64, dryRun bool) (Act, 
 	return d.named(ctx, ids, dryRun, retry)
 }
 
-// Remove deletes the jobs for good.
+// Remove deletes the jobs for good. What became of the deliveries stays in the history.
 func (d DeadLetters) Remove(ctx context.Context, ids []int64, dryRun bool) (Act, error) {
 	return d.named(ctx, ids, dryRun, remove)
 }
@@ -262,9 +263,20 @@ func existing(ctx context.Context, tx pgx.Tx, ids []int64) ([]int64, error) {
 }
 
 func remove(ctx context.Context, tx pgx.Tx, ids []int64) ([]int64, error) {
-	found, err := store.New().DeleteDeadLetters(ctx, tx, ids)
+	if err := store.New().LockOutcomes(ctx, tx); err != nil {
+		return nil, err
+	}
+	rows, err := store.New().DeleteDeadLetters(ctx, tx, ids)
 	if err != nil {
 		return nil, fmt.Errorf("remove dead letters: %w", err)
+	}
+	found := make([]int64, len(rows))
+	same := make([]store.TakeCompletedRow, len(rows))
+	for i, row := range rows {
+		found[i], same[i] = row.ID, store.TakeCompletedRow(row)
+	}
+	if err := jobs.RecordRemoved(ctx, tx, same); err != nil {
+		return nil, fmt.Errorf("record what is removed: %w", err)
 	}
 	return found, nil
 }

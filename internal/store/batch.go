@@ -26,7 +26,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $
 ON CONFLICT (delivery_id, day) DO UPDATE SET
     state = excluded.state, attempts = excluded.attempts, started_at = excluded.started_at, finished_at = excluded.finished_at,
     duration_ms = excluded.duration_ms, response_status = excluded.response_status, error = excluded.error,
-    payload = excluded.payload, cached = excluded.cached, duplicate_of = excluded.duplicate_of, recorded_at = now()
+    payload = excluded.payload, cached = excluded.cached, duplicate_of = excluded.duplicate_of, recorded_at = now(), seq = excluded.seq
 `
 
 type RecordOutcomeBatchResults struct {

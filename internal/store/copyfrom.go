@@ -41,6 +41,7 @@ func (r iteratorForCopyEvents) Values() ([]interface{}, error) {
 		r.rows[0].CommitTime,
 		r.rows[0].CreatedAt,
 		r.rows[0].Payload,
+		r.rows[0].Unredacted,
 	}, nil
 }
 
@@ -49,5 +50,5 @@ func (r iteratorForCopyEvents) Err() error {
 }
 
 func (q *Queries) CopyEvents(ctx context.Context, db DBTX, arg []CopyEventsParams) (int64, error) {
-	return db.CopyFrom(ctx, []string{"weir", "event"}, []string{"day", "id", "pk", "lsn", "tx_index", "event_type", "entity_type", "entity_id", "tenant_id", "commit_time", "created_at", "payload"}, &iteratorForCopyEvents{rows: arg})
+	return db.CopyFrom(ctx, []string{"weir", "event"}, []string{"day", "id", "pk", "lsn", "tx_index", "event_type", "entity_type", "entity_id", "tenant_id", "commit_time", "created_at", "payload", "unredacted"}, &iteratorForCopyEvents{rows: arg})
 }

@@ -25,6 +25,7 @@ type CopyEventsParams struct {
 	CommitTime time.Time
 	CreatedAt  time.Time
 	Payload    []byte
+	Unredacted []byte
 }
 
 const ensurePartitions = `-- name: EnsurePartitions :one
@@ -92,7 +93,7 @@ func (q *Queries) FindEventsByID(ctx context.Context, db DBTX, id uuid.UUID) ([]
 }
 
 const getEvent = `-- name: GetEvent :one
-SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
+SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload, coalesce(unredacted, payload)::json AS full_payload
 FROM weir.event
 WHERE day = $1 AND id = $2 AND pk = $3
 `
@@ -104,16 +105,17 @@ type GetEventParams struct {
 }
 
 type GetEventRow struct {
-	Day        time.Time
-	ID         uuid.UUID
-	PK         int64
-	LSN        int64
-	TxIndex    int64
-	IngestedAt time.Time
-	Payload    []byte
+	Day         time.Time
+	ID          uuid.UUID
+	PK          int64
+	LSN         int64
+	TxIndex     int64
+	IngestedAt  time.Time
+	Payload     []byte
+	FullPayload []byte
 }
 
-// GetEvent reads one partition, by its primary key.
+// GetEvent reads one partition, by its primary key. full_payload is what deliveries get; payload, what the history shows.
 func (q *Queries) GetEvent(ctx context.Context, db DBTX, arg GetEventParams) (GetEventRow, error) {
 	row := db.QueryRow(ctx, getEvent, arg.Day, arg.ID, arg.PK)
 	var i GetEventRow
@@ -125,6 +127,7 @@ func (q *Queries) GetEvent(ctx context.Context, db DBTX, arg GetEventParams) (Ge
 		&i.TxIndex,
 		&i.IngestedAt,
 		&i.Payload,
+		&i.FullPayload,
 	)
 	return i, err
 }
@@ -184,16 +187,8 @@ func (q *Queries) GetEvents(ctx context.Context, db DBTX, arg GetEventsParams) (
 
 const lastEvents = `-- name: LastEvents :many
 SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
-FROM (
-    (SELECT e.day, e.id, e.pk, e.lsn, e.tx_index, e.event_type, e.entity_type, e.entity_id, e.tenant_id, e.commit_time, e.created_at, e.ingested_at, e.payload, 1 AS half FROM weir.event e
-     WHERE e.lsn <= coalesce((SELECT c.lsn FROM weir.checkpoint c), 'FFFFFFFF/FFFFFFFF'::pg_lsn)
-     ORDER BY e.lsn DESC, e.tx_index DESC LIMIT $1::integer)
-    UNION ALL
-    (SELECT e.day, e.id, e.pk, e.lsn, e.tx_index, e.event_type, e.entity_type, e.entity_id, e.tenant_id, e.commit_time, e.created_at, e.ingested_at, e.payload, 2 AS half FROM weir.event e
-     WHERE e.lsn > (SELECT c.lsn FROM weir.checkpoint c)
-     ORDER BY e.lsn DESC, e.tx_index DESC LIMIT $1::integer)
-) AS last
-ORDER BY last.half, last.lsn DESC, last.tx_index DESC
+FROM weir.event
+ORDER BY seq DESC
 LIMIT $1::integer
 `
 
@@ -207,8 +202,7 @@ type LastEventsRow struct {
 	Payload    []byte
 }
 
-// LastEvents returns the newest events in commit order, the newest first. Positions after the checkpoint are those of
-// another cluster, before an adoption: they come last. Both halves read the index from its end.
+// LastEvents returns the events that were recorded last, the last first.
 func (q *Queries) LastEvents(ctx context.Context, db DBTX, maxRows int32) ([]LastEventsRow, error) {
 	rows, err := db.Query(ctx, lastEvents, maxRows)
 	if err != nil {

@@ -36,6 +36,16 @@ func (q *Queries) DropPartition(ctx context.Context, db DBTX, retention time.Dur
 	return dropped, err
 }
 
+const lockOutcomes = `-- name: LockOutcomes :exec
+SELECT pg_advisory_xact_lock(hashtextextended('weir.outcome', 0))
+`
+
+// LockOutcomes makes those who record outcomes come one after the other, so that their numbers become visible in order.
+func (q *Queries) LockOutcomes(ctx context.Context, db DBTX) error {
+	_, err := db.Exec(ctx, lockOutcomes)
+	return err
+}
+
 const makePartitions = `-- name: MakePartitions :exec
 SELECT weir.ensure_partitions((now() AT TIME ZONE 'UTC')::date - 1, (now() AT TIME ZONE 'UTC')::date + $1::integer)
 `
@@ -48,7 +58,8 @@ func (q *Queries) MakePartitions(ctx context.Context, db DBTX, days int32) error
 
 const missingDays = `-- name: MissingDays :many
 SELECT day::date AS day
-FROM (SELECT d.day FROM weir.event_default d UNION SELECT d.day FROM weir.outcome_default d) loose
+FROM (SELECT d.day FROM weir.event_default d UNION SELECT d.day FROM weir.outcome_default d
+      UNION SELECT d.day FROM weir.document_default d) loose
 WHERE day >= ((now() - $1::interval) AT TIME ZONE 'UTC')::date AND day < (now() AT TIME ZONE 'UTC')::date - 1
 ORDER BY day
 LIMIT $2::integer
@@ -146,6 +157,28 @@ func (q *Queries) OutcomesOfEvent(ctx context.Context, db DBTX, eventID uuid.UUI
 	return items, nil
 }
 
+const pruneDocuments = `-- name: PruneDocuments :execrows
+DELETE FROM weir.document_default o
+WHERE (o.seq, o.delivery_id) IN (
+    SELECT d.seq, d.delivery_id FROM weir.document_default d
+    WHERE d.day < ((now() - $1::interval) AT TIME ZONE 'UTC')::date
+    LIMIT $2::integer)
+`
+
+type PruneDocumentsParams struct {
+	Retention time.Duration
+	MaxRows   int32
+}
+
+// PruneDocuments removes documents of events that happened before the retention from the default partition.
+func (q *Queries) PruneDocuments(ctx context.Context, db DBTX, arg PruneDocumentsParams) (int64, error) {
+	result, err := db.Exec(ctx, pruneDocuments, arg.Retention, arg.MaxRows)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const pruneEvents = `-- name: PruneEvents :execrows
 DELETE FROM weir.event_default e
 WHERE (e.id, e.pk, e.day) IN (
@@ -192,6 +225,26 @@ type PruneOutcomesParams struct {
 // retention. A dead letter that was retried late is kept from then on.
 func (q *Queries) PruneOutcomes(ctx context.Context, db DBTX, arg PruneOutcomesParams) (int64, error) {
 	result, err := db.Exec(ctx, pruneOutcomes, arg.Retention, arg.MaxRows)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const redactEvents = `-- name: RedactEvents :execrows
+UPDATE weir.event e SET unredacted = NULL
+WHERE (e.id, e.pk, e.day) IN (
+    SELECT d.id, d.pk, d.day FROM weir.event d
+    WHERE d.unredacted IS NOT NULL
+      AND NOT EXISTS (
+          SELECT FROM weir.river_job j
+          WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
+    LIMIT $1::integer)
+`
+
+// RedactEvents removes what history.redact leaves out of events that no job names any more.
+func (q *Queries) RedactEvents(ctx context.Context, db DBTX, maxRows int32) (int64, error) {
+	result, err := db.Exec(ctx, redactEvents, maxRows)
 	if err != nil {
 		return 0, err
 	}

@@ -93,23 +93,47 @@ func (q *Queries) DeadLetterStats(ctx context.Context, db DBTX) ([]DeadLetterSta
 const deleteDeadLetters = `-- name: DeleteDeadLetters :many
 DELETE FROM weir.river_job
 WHERE id = ANY($1::bigint[]) AND (state = 'discarded' OR (state = 'cancelled' AND metadata ? 'weir_dead_letter'))
-RETURNING id
+RETURNING id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors
 `
 
-// DeleteDeadLetters removes dead letters for good and returns the ids of those that were there.
-func (q *Queries) DeleteDeadLetters(ctx context.Context, db DBTX, ids []int64) ([]int64, error) {
+type DeleteDeadLettersRow struct {
+	ID          int64
+	Kind        string
+	Queue       string
+	State       string
+	Attempt     int16
+	AttemptedAt *time.Time
+	FinalizedAt *time.Time
+	Args        []byte
+	Metadata    []byte
+	Errors      [][]byte
+}
+
+// DeleteDeadLetters removes dead letters for good and returns those that were there.
+func (q *Queries) DeleteDeadLetters(ctx context.Context, db DBTX, ids []int64) ([]DeleteDeadLettersRow, error) {
 	rows, err := db.Query(ctx, deleteDeadLetters, ids)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []int64{}
+	items := []DeleteDeadLettersRow{}
 	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
+		var i DeleteDeadLettersRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Kind,
+			&i.Queue,
+			&i.State,
+			&i.Attempt,
+			&i.AttemptedAt,
+			&i.FinalizedAt,
+			&i.Args,
+			&i.Metadata,
+			&i.Errors,
+		); err != nil {
 			return nil, err
 		}
-		items = append(items, id)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

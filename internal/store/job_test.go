@@ -198,7 +198,7 @@ func TestDeleteDeadLetters(t *testing.T) {
 		ids := deadLetters(t, db)
 		deleted, err := store.New().DeleteDeadLetters(t.Context(), db, []int64{1, 2, ids[0] - 1, ids[1], 1000})
 		check(t, err)
-		if !slices.Equal(deleted, ids[1:2]) {
+		if len(deleted) != 1 || deleted[0].ID != ids[1] {
 			t.Errorf("deleted %v, want only %d", deleted, ids[1])
 		}
 		var left int

@@ -26,3 +26,17 @@ type DeadLetter struct {
 	Action      string
 	LastError   string
 }
+
+// how far each store of the history is
+type WeirHistory struct {
+	Store string
+	// raised before each round of reading and storing: the version of its documents
+	Version int64
+	// every event up to this one has been stored
+	EventSeq int64
+	// every row of weir.outcome up to this one has been stored
+	OutcomeSeq int64
+	// finished jobs up to then have been stored, but for what came late
+	FinishedAt time.Time
+	UpdatedAt  time.Time
+}

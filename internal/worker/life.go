@@ -49,6 +49,9 @@ type life struct {
 	client *outbound.Client              // of the observers in force
 	mailer atomic.Pointer[action.Mailer] // theirs, too; probes read it
 
+	history   *index.Index
+	followers []*index.Follower
+
 	redis   *cache.Redis   // nil without the section redis
 	results *cache.Results // as redis
 
@@ -83,6 +86,16 @@ func (w *Worker) live(ctx context.Context) (err error) {
 	return l.run(ctx)
 }
 
+// storeDocument stores a document again that Elasticsearch refused, nil without an Elasticsearch.
+func (l *life) storeDocument() func(context.Context, index.Key, *index.Outcome) (string, error) {
+	if l.elastic == nil {
+		return nil
+	}
+	return func(ctx context.Context, key index.Key, outcome *index.Outcome) (string, error) {
+		return l.elastic.Again(ctx, l.pool, key, outcome)
+	}
+}
+
 func (l *life) run(ctx context.Context) error {
 	l.health.set(l.stream, l.queue, l.troubles)
 	l.log.Info("worker started", "version", l.opts.Version, "client_id", l.clientID,
@@ -90,6 +103,9 @@ func (l *life) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.stream.Run(ctx) })
 	group.Go(func() error { return l.deliver(ctx) })
+	for _, follower := range l.followers {
+		group.Go(func() error { return l.follow(ctx, follower) })
+	}
 	group.Go(func() error {
 		select {
 		case <-l.lease.Lost():
@@ -199,19 +215,21 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 		return err
 	}
 	undo.add("close the change log's reader", func() error { reader.Close(); return nil })
-	history := index.New(eventCache)
+	history := index.New(eventCache, l.cfg.History)
+	l.history = history
 	l.queue, err = jobs.New(jobs.Options{
 		Pool: l.pool, Functions: functions, Lease: l.lease, Index: history, Reader: reader, Observers: observers,
-		Redis: l.redis, Results: l.results, Endpoints: l.cfg.Endpoints, History: l.cfg.History, ClientID: l.clientID,
+		Redis: l.redis, Results: l.results, Endpoints: l.cfg.Endpoints, ClientID: l.clientID, Documents: l.storeDocument(),
 		SoftStop: l.cfg.ShutdownTimeout.Std(), Logger: l.log,
 		Remains: l.remains, RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
 	})
 	if err != nil {
 		return err
 	}
+	l.followHistory()
 	l.stream = capture.New(l.cfg.Source.Config, capture.Options{
 		SourceURL: l.cfg.Source.URL.Value(), DatabaseURL: l.cfg.Database.URL.Value(), Installation: l.cfg.Installation,
-		ClientID: l.clientID, Sink: sink{history, l.queue}, Committed: l.queue.Committed, Logger: l.log, Registerer: l.registerer,
+		ClientID: l.clientID, Sink: sink{history, l.queue}, Committed: l.committed, Logger: l.log, Registerer: l.registerer,
 	})
 	return nil
 }
@@ -223,6 +241,37 @@ func (l *life) deliver(ctx context.Context) error {
 		return nil
 	case <-l.stream.Verified():
 		return capture.Denied(l.queue.Run(ctx), l.pool.Config().ConnConfig.User)
+	}
+}
+
+// follow stores the history, but not before the source is known to be the checkpoint's: a copy must not write into the indices of
+// the original.
+func (l *life) follow(ctx context.Context, f *index.Follower) error {
+	select {
+	case <-ctx.Done():
+	case <-l.stream.Verified():
+		f.Run(ctx)
+	}
+	return nil
+}
+
+// committed tells who follows that a batch is there.
+func (l *life) committed() {
+	l.queue.Committed()
+	for _, follower := range l.followers {
+		follower.Wake()
+	}
+}
+
+// followHistory makes the followers of the stores.
+func (l *life) followHistory() {
+	o := index.FollowerOptions{
+		Pool: l.pool, Index: l.history, Finished: l.queue.Finished, Refused: l.queue.InsertRefused, Logger: l.log,
+		Metrics: index.NewFollowerMetrics(l.registerer),
+	}
+	l.followers = append(l.followers, index.FollowPostgres(o))
+	if l.elastic != nil {
+		l.followers = append(l.followers, index.FollowElasticsearch(l.elastic, o))
 	}
 }
 
@@ -317,7 +366,8 @@ func (l *life) reload(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	l.queue.Swap(set, cfg.Endpoints, cfg.History)
+	l.history.Configure(cfg.History)
+	l.queue.Swap(set, cfg.Endpoints)
 	l.client.CloseIdleConnections() // those in use close when they have been idle for a minute
 	l.client = deps.HTTP
 	l.mailer.Store(deps.Mailer)

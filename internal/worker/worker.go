@@ -147,18 +147,19 @@ type sink struct {
 	queue   *jobs.Queue
 }
 
-// Commit records the batch's events and inserts its jobs.
+// Commit inserts the batch's jobs and records its events, those without a job unless the history leaves them out.
 func (s sink) Commit(ctx context.Context, tx pgx.Tx, batch []event.Change) error {
-	events := make([]*event.Event, 0, len(batch))
-	for i := range batch {
-		if batch[i].Reason == "" {
-			events = append(events, &batch[i].Event)
-		}
-	}
-	if err := s.history.Record(ctx, tx, events); err != nil {
+	made, err := s.queue.Insert(ctx, tx, batch)
+	if err != nil {
 		return err
 	}
-	return s.queue.Insert(ctx, tx, batch)
+	events := make([]index.Ingested, 0, len(batch))
+	for i := range batch {
+		if batch[i].Reason == "" {
+			events = append(events, index.Ingested{Event: &batch[i].Event, Matched: made[i]})
+		}
+	}
+	return s.history.Record(ctx, tx, events)
 }
 
 // quiet passes River's warnings and errors on and keeps the rest for debugging: River speaks of every job.

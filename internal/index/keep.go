@@ -1,0 +1,53 @@
+package index
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/fraiseql/weir/internal/store"
+)
+
+// ledger is for how long PostgreSQL keeps events and outcomes whose history is elsewhere: a lost slot is recovered with their help,
+// and who finds out about something the next day can still retry it.
+const ledger = 48 * time.Hour
+
+// Kept is for how long PostgreSQL keeps events and outcomes: for the retention, or, when the history is in Elasticsearch alone, as
+// long as they are needed, which is not before Elasticsearch has them.
+func Kept(ctx context.Context, db store.DBTX, c Config) (time.Duration, error) {
+	retention := c.WithDefaults().Retention.Std()
+	if c.InPostgres() || retention <= ledger {
+		return retention, nil
+	}
+	day, err := store.New().OldestMissing(ctx, db, storeElasticsearch)
+	if err != nil {
+		return retention, fmt.Errorf("what Elasticsearch lacks: %w", err)
+	}
+	return min(max(ledger, time.Since(day)+24*time.Hour), retention), nil
+}
+
+// Again stores the document of an event or, with an outcome, of a delivery once more. refused says why it cannot be stored. The
+// error is ErrNotFound when the event is recorded no more.
+func (e *Elasticsearch) Again(ctx context.Context, db store.DBTX, key Key, outcome *Outcome) (refused string, err error) {
+	rows, err := store.New().EventsByKey(ctx, db, store.EventsByKeyParams{
+		Days: []time.Time{key.Day}, IDs: []uuid.UUID{key.ID}, PKs: []int64{key.PK},
+	})
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("load event %s: %w", key.ID, err)
+	case len(rows) == 0:
+		return "", ErrNotFound
+	}
+	doc := documentOf(store.EventsBetweenRow(rows[0]), 1) // older than any other that a store may have
+	doc.Outcome = outcome
+	if err := e.prepare(ctx); err != nil {
+		return "", err
+	}
+	refusals, err := e.put(ctx, []Document{doc}, true)
+	if err != nil || len(refusals) == 0 {
+		return "", err
+	}
+	return refusals[0].Reason, nil
+}
