@@ -20,3 +20,5 @@ func Literal(prefix bool, words ...string) Query {
 }
 
 const MaxWords = maxWords
+
+func SearchSQL(s Search) (sql string, args []any) { return searchSQL(s) }

@@ -24,22 +24,19 @@ func positionAfter(position int, run []string) int {
 // tsvector is the text of runs for PostgreSQL's cast to tsvector. A run that does not fit into PostgreSQL's positions
 // is there word by word.
 func tsvector(runs [][]string) string {
-	var order []string
-	positions := map[string][]int{}
+	size := 0
+	for _, run := range runs {
+		size += len(run)
+	}
+	all, known := make([]lexeme, 0, size), make(map[string]int, size)
 	put := func(word string, position int) {
-		have, known := positions[word]
-		switch {
-		case !known:
-			order = append(order, word)
-		case position == singlePosition && have[0] == singlePosition:
-			return
-		case position == singlePosition: // it sorts first
-			positions[word] = append([]int{position}, have[:min(len(have), maxOccurrences-1)]...)
-			return
-		case len(have) == maxOccurrences:
+		i, ok := known[word]
+		if !ok {
+			known[word] = len(all)
+			all = append(all, lexeme{word: word, first: position})
 			return
 		}
-		positions[word] = append(have, position)
+		all[i].put(position)
 	}
 	next := firstPosition
 	for _, run := range runs {
@@ -55,30 +52,52 @@ func tsvector(runs [][]string) string {
 			next = positionAfter(next, run)
 		}
 	}
-	return lexemes(order, positions)
+	return lexemes(all)
 }
 
-func lexemes(order []string, positions map[string][]int) string {
-	var b strings.Builder
-	for i, word := range order {
+// lexeme is a word with its positions. The first is apart: most words have one only.
+type lexeme struct {
+	word  string
+	first int
+	more  []int
+}
+
+// put adds a position that the word does not have, unless that is singlePosition; as many as PostgreSQL keeps.
+func (l *lexeme) put(position int) {
+	switch {
+	case position == singlePosition && l.first == singlePosition:
+	case position == singlePosition: // it sorts first
+		l.more = append([]int{l.first}, l.more[:min(len(l.more), maxOccurrences-2)]...)
+		l.first = position
+	case len(l.more) < maxOccurrences-1:
+		l.more = append(l.more, position)
+	}
+}
+
+func lexemes(all []lexeme) string {
+	size := 0
+	for i := range all {
+		size += len(all[i].word) + len(" ''") + len(":12345")*(1+len(all[i].more))
+	}
+	text := make([]byte, 0, size)
+	for i := range all {
 		if i > 0 {
-			b.WriteByte(' ')
+			text = append(text, ' ')
 		}
-		b.WriteString(quoteLexeme(word))
-		separator := byte(':')
-		for _, p := range positions[word] {
-			b.WriteByte(separator)
-			b.WriteString(strconv.Itoa(p))
-			separator = ','
+		text = append(text, quoteLexeme(all[i].word)...)
+		text = strconv.AppendInt(append(text, ':'), int64(all[i].first), 10)
+		for _, p := range all[i].more {
+			text = strconv.AppendInt(append(text, ','), int64(p), 10)
 		}
 	}
-	return b.String()
+	return string(text)
 }
 
 // quoteLexeme writes a word so that the casts to tsvector and tsquery read it as it is.
-func quoteLexeme(word string) string {
-	return "'" + strings.NewReplacer(`'`, `''`, `\`, `\\`).Replace(word) + "'"
-}
+func quoteLexeme(word string) string { return "'" + lexemeQuotes.Replace(word) + "'" }
+
+// lexemeQuotes is made once: to make it costs more than all else that is done for a word.
+var lexemeQuotes = strings.NewReplacer(`'`, `''`, `\`, `\\`)
 
 // tsquery is the query's text for PostgreSQL's cast to tsquery. A zero query's is empty and, other than the query
 // itself, finds nothing there.
