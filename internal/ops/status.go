@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/fraiseql/weir/db/migrations"
 	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/lease"
 	"github.com/fraiseql/weir/internal/store"
 )
@@ -30,9 +32,21 @@ type Status struct {
 	Workers      []Worker    `json:"workers"`
 	Queues       []Queue     `json:"queues"`
 	DeadLetters  []DeadCount `json:"dead_letters"`
+	// History is how far each store of the history is that is in use.
+	History []HistoryStatus `json:"history"`
 	// Breakers are the circuit breakers that are not closed, and Gone the actions that are disabled: see Breakers.
 	Breakers []Breaker    `json:"breakers"`
 	Gone     []GoneAction `json:"gone"`
+}
+
+// HistoryStatus is how far a store of the history is.
+type HistoryStatus struct {
+	Store string `json:"store"`
+	// LagSeconds is for how long the oldest event waits that it does not have, 0 when it has all.
+	LagSeconds float64 `json:"lag_seconds"`
+	// EventSeq is the place of the newest event that it has in the order in which events were recorded.
+	EventSeq  int64      `json:"event_seq"`
+	UpdatedAt event.Time `json:"updated_at"`
 }
 
 // StreamState says what the stream is doing, as far as the two databases show.
@@ -283,9 +297,36 @@ func (s *Status) readWork(ctx context.Context, db DB) error {
 	for i, c := range counts {
 		s.DeadLetters[i] = DeadCount{Observer: c.Observer, Jobs: c.Jobs}
 	}
+	if s.History, err = readHistory(ctx, db); err != nil {
+		return err
+	}
 	breakers, err := ReadBreakers(ctx, db)
 	s.Breakers, s.Gone = breakers.NotClosed(), breakers.Gone
 	return err
+}
+
+// readHistory leaves out stores of which nobody has stored anything yet.
+func readHistory(ctx context.Context, db DB) ([]HistoryStatus, error) {
+	rows, err := store.New().ListHistory(ctx, db)
+	if err != nil {
+		return nil, fmt.Errorf("how far the history is: %w", err)
+	}
+	found := []HistoryStatus{}
+	for _, row := range rows {
+		if row.Version > 0 {
+			found = append(found, HistoryStatus{
+				Store: row.Store, LagSeconds: row.LagSeconds, EventSeq: row.EventSeq, UpdatedAt: event.Time(row.UpdatedAt),
+			})
+		}
+	}
+	return found, nil
+}
+
+// UseHistory leaves out the stores of the history that a configuration does not use.
+func (s *Status) UseHistory(c index.Config) {
+	s.History = slices.DeleteFunc(s.History, func(h HistoryStatus) bool {
+		return (h.Store == StorePostgres && !c.InPostgres()) || (h.Store == StoreElasticsearch && !c.InElasticsearch())
+	})
 }
 
 // seconds is never negative: the clocks of two servers differ.
