@@ -84,13 +84,14 @@ func (a *app) exitCode(err error) int {
 		connection *connectionError
 		connect    *pgconn.ConnectError
 		redis      *redisError
+		elastic    *elasticError
 	)
 	switch {
 	case !a.started, errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &wrong), errors.As(err, &invalid):
 		return exitConfiguration
-	case errors.As(err, &connection), errors.As(err, &connect), errors.As(err, &redis):
+	case errors.As(err, &connection), errors.As(err, &connect), errors.As(err, &redis), errors.As(err, &elastic):
 		return exitConnection
 	default:
 		return exitFailed

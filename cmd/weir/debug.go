@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/fraiseql/weir/internal/action"
 	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/observer"
 	"github.com/fraiseql/weir/internal/ops"
 )
@@ -84,14 +86,41 @@ func (a *app) debug(ctx context.Context, d debugged) error {
 		var reports eventReports
 		if d.last > 0 {
 			reports.Events, err = ops.DebugLast(ctx, conn, d.last, question)
-		} else if reports.Events, err = ops.DebugEvent(ctx, conn, id, question); err != nil {
-			err = fmt.Errorf("%w (not ingested yet? see weir status; or it is older than the history)", err)
+		} else {
+			reports.Events, err = a.debugOne(ctx, s, conn, id, question)
 		}
 		if err != nil {
 			return err
 		}
 		return a.print(reports, func(w io.Writer) { a.writeReports(w, reports.Events) })
 	})
+}
+
+// debugOne reports on an event, with what only Elasticsearch has of it.
+func (a *app) debugOne(
+	ctx context.Context, s *settings, conn *pgx.Conn, id uuid.UUID, q ops.Question,
+) ([]ops.EventReport, error) {
+	reports, err := ops.DebugEvent(ctx, conn, id, q)
+	unknown := errors.Is(err, ops.ErrNoEvent)
+	if err != nil && !unknown {
+		return nil, err
+	}
+	if s.mistakes == nil && s.file != nil && s.file.History.InElasticsearch() {
+		asked := s.withElasticsearch(func(e *index.Elasticsearch) (err error) {
+			reports, err = q.Story(ctx, e, id, reports)
+			return err
+		})
+		switch {
+		case unasked(asked):
+			a.notef("weir: what only Elasticsearch has is not shown: %v", asked)
+		case asked != nil:
+			return nil, asked
+		}
+	}
+	if len(reports) == 0 {
+		return nil, fmt.Errorf("%w (not ingested yet? see weir status; or it is older than the history)", err)
+	}
+	return reports, nil
 }
 
 // question compiles the observers. They are never run, so they get nothing to run with.

@@ -29,7 +29,7 @@ func (f *filterFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.observer, "observer", "", "only of this observer, by `name`")
 	flags.StringVar(&f.action, "action", "", "only of this action, by `name`")
-	flags.StringVar(&f.since, "since", "", "only those that failed since a `time`: 24h (ago), or 2026-01-31T12:00:00Z")
+	flags.StringVar(&f.since, "since", "", "only those that failed since a `time`: 24h (ago), 2026-01-31T12:00:00Z or 2026-01-31")
 	flags.StringVar(&f.errorText, "error", "", "only those whose last error contains the `text`, in any case")
 }
 
@@ -37,19 +37,26 @@ func (f *filterFlags) any() bool { return *f != filterFlags{} }
 
 func (f *filterFlags) filter(now time.Time) (ops.Filter, error) {
 	filter := ops.Filter{Observer: f.observer, Action: f.action, Error: f.errorText}
-	if f.since == "" {
-		return filter, nil
+	var err error
+	filter.Since, err = moment("since", f.since, now)
+	return filter, err
+}
+
+// moment reads the value of a flag that names a time: so long ago, a time, or a day's first moment in UTC. "": the zero time.
+func moment(flag, text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
 	}
-	if d, err := setting.ParseDuration(f.since); err == nil {
-		filter.Since = now.Add(-d.Std())
-		return filter, nil
+	if d, err := setting.ParseDuration(text); err == nil {
+		return now.Add(-d.Std()), nil
 	}
-	t, err := time.Parse(time.RFC3339, f.since)
-	if err != nil {
-		return filter, wrongUse("--since %q: expected a duration as in 24h or 7d, or a time as in 2026-01-31T12:00:00Z", f.since)
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, nil
+		}
 	}
-	filter.Since = t
-	return filter, nil
+	return time.Time{}, wrongUse("--%s %q: expected a duration as in 24h or 7d, or a time as in 2026-01-31T12:00:00Z or 2026-01-31",
+		flag, text)
 }
 
 // withDeadLetters runs a command on the dead letters of a migrated database.

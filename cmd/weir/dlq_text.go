@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/fraiseql/weir/internal/jobs"
 	"github.com/fraiseql/weir/internal/ops"
 )
 
@@ -83,8 +85,12 @@ func (a *app) writeStats(w io.Writer, stats ops.DeadLetterStats) {
 	fmt.Fprintf(w, "\n%s\n", count(stats.Total, "dead letter"))
 }
 
-// name is observer/action; a change that could not be matched has no action, and perhaps no observer.
+// name is observer/action; a change that could not be matched has no action, and perhaps no observer. A document that
+// Elasticsearch refused is that of an event, or of a delivery.
 func name(d ops.Delivery) string {
+	if d.Kind == jobs.KindDocument {
+		return strings.TrimSuffix("history: "+strings.Trim(d.Observer+"/"+d.Action, "/"), ": ")
+	}
 	if d.Action == "" {
 		return cmp.Or(d.Observer, noObserver)
 	}

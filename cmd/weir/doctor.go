@@ -38,6 +38,13 @@ func (a *app) doctor(ctx context.Context, _ []string) error {
 				return err
 			}
 		}
+		if s.mistakes == nil && s.file != nil && s.file.Elasticsearch != nil {
+			finding, err := doctorElasticsearch(ctx, s)
+			if err != nil {
+				return err
+			}
+			d.Findings = append(d.Findings, finding)
+		}
 		if s.mistakes != nil {
 			mend := "weir validate-config"
 			if a.flags.config != "" {
@@ -57,6 +64,14 @@ func (a *app) doctor(ctx context.Context, _ []string) error {
 		}
 		return nil
 	})
+}
+
+func doctorElasticsearch(ctx context.Context, s *settings) (ops.Finding, error) {
+	e, err := openElasticsearch(s)
+	if err != nil {
+		return ops.Finding{}, err
+	}
+	return ops.DoctorElasticsearch(ctx, e), e.Close()
 }
 
 func (a *app) writeDiagnosis(w io.Writer, d *ops.Diagnosis) {

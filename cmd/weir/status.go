@@ -33,6 +33,9 @@ func (a *app) status(ctx context.Context, _ []string) error {
 		if a.knowsPlaces(ctx, s) == nil { // else a worker refuses for that
 			status.CheckStart(ctx, conn, source, s.capture, s.name)
 		}
+		if s.file != nil && s.mistakes == nil {
+			status.UseHistory(s.file.History)
+		}
 		return a.print(status, func(w io.Writer) { a.writeStatus(w, status) })
 	})
 }
@@ -53,6 +56,9 @@ func (a *app) writeStatus(w io.Writer, s *ops.Status) {
 		t.add(c("newest change"), c("committed "+agoAndWhen(now, cp.CommitTime)))
 		t.add(c("owner"), c(fmt.Sprintf("%s, epoch %d", orDash(cp.Owner), cp.Epoch)))
 	}
+	for _, h := range s.History {
+		t.add(c("history"), historyCell(h, time.Time(s.Time)))
+	}
 	t.add(c("installation"), c(orDash(s.Installation)))
 	t.add(c("versions"), c(fmt.Sprintf("schema %d, PostgreSQL %s", s.SchemaVersion, s.ServerVersion)))
 	t.write(a, w)
@@ -68,6 +74,22 @@ func slotText(s ops.Stream) string {
 		text += " (" + span(time.Duration(*s.LagSeconds*float64(time.Second))) + ")"
 	}
 	return text + ", holds " + size(s.RetainedBytes) + " of WAL"
+}
+
+// lateHistory is a lag that is not the moment which every event takes.
+const lateHistory = 10 * time.Second
+
+func historyCell(h ops.HistoryStatus, now time.Time) cell {
+	lag := time.Duration(h.LagSeconds * float64(time.Second))
+	text := fmt.Sprintf("%s: up to event %d, written to %s", h.Store, h.EventSeq, ago(now, h.UpdatedAt))
+	switch {
+	case lag == 0:
+		return c(text)
+	case lag < lateHistory:
+		return c(text + ", " + span(lag) + " behind")
+	default:
+		return cell{text + ", " + span(lag) + " behind", yellow}
+	}
 }
 
 // streamCell says what the state means, and what to do about it.

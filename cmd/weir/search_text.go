@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/index"
+	"github.com/fraiseql/weir/internal/ops"
+)
+
+const (
+	// excerptLength is how many characters of an event's data are shown, and excerptBefore how many before the first word.
+	excerptLength = 150
+	excerptBefore = 50
+)
+
+func (a *app) foundText(found ops.Found, q index.Search) func(w io.Writer) {
+	return func(w io.Writer) {
+		if len(found.Hits) == 0 {
+			fmt.Fprintln(w, "no events match")
+			return
+		}
+		for i, hit := range found.Hits {
+			if i > 0 {
+				fmt.Fprintln(w)
+			}
+			a.writeHit(w, hit, q.Query)
+		}
+		if found.After != 0 {
+			fmt.Fprintf(w, "\nThere are more: --after %d\n", found.After)
+		}
+	}
+}
+
+func (a *app) writeHit(w io.Writer, hit ops.FoundEvent, q index.Query) {
+	e, err := event.Parse(hit.Event)
+	if err != nil {
+		fmt.Fprintf(w, "%s  %s\n", a.paint(bold, "event "+hit.ID.String()), "not recorded any more")
+	} else {
+		what := fmt.Sprintf("%s %s %s", e.Type, e.EntityType, e.EntityID)
+		fmt.Fprintf(w, "%s  %s  %s\n", time.Time(e.Timestamp).UTC().Format(time.RFC3339), a.paint(bold, oneLine(what)), hit.ID)
+		if text := excerpt(e.Data, q); text != "" {
+			fmt.Fprintf(w, "  %s\n", a.marked(text, q))
+		}
+	}
+	var t table
+	now := time.Now()
+	for _, d := range hit.Deliveries {
+		t.add(c("  "+name(d)), stateCell(d), c(outcomeText(d.Outcome)), c(triesText(d)), c(whenText(now, d)),
+			c(short(lastError(d), 100)))
+	}
+	t.write(a, w)
+}
+
+func triesText(d ops.Delivery) string {
+	if d.Moved {
+		return count(d.Attempt, "attempt")
+	}
+	return "attempt " + attempts(d)
+}
+
+// whenText is when the delivery ended, or is tried next.
+func whenText(now time.Time, d ops.Delivery) string {
+	switch {
+	case d.FinalizedAt != (event.Time{}):
+		return ago(now, d.FinalizedAt)
+	case d.NextAttemptAt != (event.Time{}):
+		return "next " + ago(now, d.NextAttemptAt)
+	default:
+		return "-"
+	}
+}
+
+// excerpt is a part of an event's data on one line, with the first word that was looked for.
+func excerpt(data json.RawMessage, q index.Query) string {
+	var line bytes.Buffer
+	if len(data) == 0 || json.Compact(&line, data) != nil || line.String() == "null" {
+		return ""
+	}
+	text := line.String()
+	const mark = "\x00" // JSON has none
+	first, _, _ := strings.Cut(q.Highlight(text, mark, ""), mark)
+	at := utf8.RuneCountInString(first)
+	if len(first) == len(text) { // no word of the data
+		at = 0
+	}
+	runes := []rune(text)
+	from := 0
+	if at+excerptBefore > excerptLength {
+		from = at - excerptBefore
+	}
+	end := min(len(runes), from+excerptLength)
+	shown := string(runes[from:end])
+	if from > 0 {
+		shown = "…" + shown
+	}
+	if end < len(runes) {
+		shown += "…"
+	}
+	return shown
+}
+
+// marked highlights what was looked for, on a terminal.
+func (a *app) marked(text string, q index.Query) string {
+	if !a.colored() {
+		return text
+	}
+	return q.Highlight(text, "\x1b["+string(yellow)+"m", "\x1b[0m")
+}
