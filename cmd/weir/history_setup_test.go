@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -30,10 +31,8 @@ func followed(t *testing.T, databaseURL string, follow func(index.FollowerOption
 	}
 	f := follow(index.FollowerOptions{
 		Pool: pool, Index: index.New(0, c), Logger: slog.New(slog.NewTextHandler(testLog{t}, nil)),
-		Metrics: index.NewFollowerMetrics(prometheus.NewRegistry()),
-		Finished: func(ctx context.Context, db store.DBTX, since time.Time, after int64, limit int) ([]index.Finished, error) {
-			return jobs.FinishedJobs(ctx, db, nil, since, after, limit)
-		},
+		Metrics:  index.NewFollowerMetrics(prometheus.NewRegistry()),
+		Finished: finishedJobs,
 		Refused: func(_ context.Context, _ pgx.Tx, refused []index.Refusal) error {
 			return fmt.Errorf("refused: %v", refused[0].Reason)
 		},
@@ -48,6 +47,32 @@ func followed(t *testing.T, databaseURL string, follow func(index.FollowerOption
 	})
 	cancel()
 	<-done
+}
+
+// finishedJobs is what a worker's queue finds: finished jobs in their order.
+func finishedJobs(ctx context.Context, db store.DBTX, since time.Time, after int64, limit int) ([]index.Finished, error) {
+	rows, err := store.New().FinishedJobs(ctx, db, store.FinishedJobsParams{Since: &since, AfterID: after, MaxRows: int32(limit)})
+	if err != nil {
+		return nil, err
+	}
+	all := make([]index.Finished, len(rows))
+	for i, row := range rows {
+		all[i] = index.Finished{JobID: row.ID, FinishedAt: *row.FinalizedAt}
+		var args jobs.Args
+		if err := json.Unmarshal(row.Args, &args); err != nil {
+			return nil, err
+		}
+		some, err := jobs.FinishedOf(ctx, db, []index.Key{{ID: args.EventID, PK: args.PK}})
+		if err != nil {
+			return nil, err
+		}
+		for _, one := range some {
+			if one.JobID == row.ID {
+				all[i] = one
+			}
+		}
+	}
+	return all, nil
 }
 
 // inPostgres makes the documents in PostgreSQL.

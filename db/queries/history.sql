@@ -42,8 +42,8 @@ UPDATE weir.history SET event_seq = @event_seq, outcome_seq = @outcome_seq, fini
 WHERE store = @store AND version = @version;
 
 -- name: EventSizes :many
--- EventSizes are the events after one, with what each takes on disk, so that a round can be bounded.
-SELECT seq, pg_column_size(payload)::integer AS bytes FROM weir.event
+-- EventSizes are the events after one with their sizes, so that a round can be bounded.
+SELECT seq, octet_length(payload::text)::integer AS bytes FROM weir.event
 WHERE seq > @after
 ORDER BY seq
 LIMIT @max_rows::integer;

@@ -13,9 +13,12 @@ import (
 )
 
 const (
-	// roundRows bounds what a round reads of each source, and roundBytes what its events take on disk.
-	roundRows  = 1000
-	roundBytes = 4 << 20
+	// roundRows bounds what a round reads of each source, and how many documents are stored at a time; roundBytes bounds the
+	// payloads of the events that are held meanwhile.
+	roundRows  = 500
+	roundBytes = 2 << 20
+	// lookRows is how many events of deliveries are read at a time, since nobody knows how large they are.
+	lookRows = 20
 	// pollEvery is how often a follower looks whether there is something new. Ingest in its own process wakes it before that.
 	pollEvery = time.Second
 	// gather is how long a follower that was woken waits for more of the same.
@@ -32,7 +35,7 @@ const (
 	roundTime = 2 * time.Minute
 )
 
-// Finished is a finished delivery that is still one of River's jobs.
+// Finished is a finished delivery that is still one of River's jobs, or another of its jobs, of which nothing is kept.
 type Finished struct {
 	JobID      int64
 	FinishedAt time.Time
@@ -43,7 +46,8 @@ type Finished struct {
 // FollowerOptions is what a Follower needs.
 type FollowerOptions struct {
 	Pool *pgxpool.Pool
-	// Finished returns finished deliveries in the order in which they ended, after a moment and, of that moment, a job.
+	// Finished returns finished jobs in the order in which they ended, after a moment and, of that moment, a job. Those that are
+	// no deliveries have no DeliveryID.
 	Finished func(ctx context.Context, db store.DBTX, since time.Time, afterID int64, limit int) ([]Finished, error)
 	// Refused keeps documents that a store cannot take as dead letters, in the transaction that passes over them.
 	Refused func(ctx context.Context, tx pgx.Tx, refused []Refusal) error
@@ -184,11 +188,13 @@ func (f *Follower) step(ctx context.Context) (more bool, err error) {
 		return false, fmt.Errorf("how far the history is: %w", err)
 	}
 	f.o.Metrics.lag.WithLabelValues(f.name).Set(at.LagSeconds)
-	if !f.fresh.isDue(time.Now()) {
-		pending, err := store.New().HistoryPending(ctx, f.o.Pool, f.name)
-		if err != nil || !pending {
-			return false, err
-		}
+	pending, err := store.New().HistoryPending(ctx, f.o.Pool, f.name)
+	if err == nil && !pending {
+		// A look that finds nothing writes nothing: an idle database stays idle.
+		pending, err = f.fresh.missed(ctx, f.o.Pool, at.FinishedAt, f.o.Finished)
+	}
+	if err != nil || !pending {
+		return false, err
 	}
 	conn, err := f.o.Pool.Acquire(ctx)
 	if err != nil {
@@ -208,13 +214,11 @@ func (f *Follower) step(ctx context.Context) (more bool, err error) {
 
 // exclusively does something under the lock of a store. When somebody else has it, it waits, or does nothing.
 func exclusively(ctx context.Context, conn *pgx.Conn, name string, wait bool, do func() error) error {
-	got, err := true, error(nil)
 	if wait {
-		err = store.New().LockHistory(ctx, conn, name)
-	} else {
-		got, err = store.New().TryHistory(ctx, conn, name)
-	}
-	if err != nil || !got {
+		if err := store.New().LockHistory(ctx, conn, name); err != nil {
+			return err
+		}
+	} else if got, err := store.New().TryHistory(ctx, conn, name); err != nil || !got {
 		return err
 	}
 	defer func() {
@@ -245,30 +249,35 @@ func (f *Follower) round(ctx context.Context, conn *pgx.Conn) (more bool, err er
 	if err := r.outcomes(ctx); err != nil {
 		return false, err
 	}
-	docs, err := r.documents(ctx)
+	stored, err := f.keep(ctx, conn, &r)
 	if err != nil {
 		return false, err
 	}
-	if err := f.keep(ctx, conn, docs, r.at); err != nil {
-		return false, err
-	}
 	seen()
-	f.o.Metrics.documents.WithLabelValues(f.name).Add(float64(len(docs)))
+	f.o.Metrics.documents.WithLabelValues(f.name).Add(float64(stored))
 	return r.full, nil
 }
 
 // keep stores documents and ends the round.
-func (f *Follower) keep(ctx context.Context, conn *pgx.Conn, docs []Document, at store.WeirHistory) error {
+func (f *Follower) keep(ctx context.Context, conn *pgx.Conn, r *reading) (stored int, err error) {
 	var refused []Refusal
-	if f.send != nil && len(docs) > 0 {
-		var err error
-		if refused, err = f.send(ctx, docs); err != nil {
+	if f.send != nil {
+		err := r.documents(ctx, func(docs []Document) error {
+			some, err := f.send(ctx, docs)
+			refused, stored = append(refused, some...), stored+len(docs)-len(some)
 			return err
+		})
+		if err != nil {
+			return 0, err
 		}
 	}
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	return stored, pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if f.write != nil {
-			if err := f.write(ctx, tx, docs); err != nil {
+			err := r.documents(ctx, func(docs []Document) error {
+				stored += len(docs)
+				return f.write(ctx, tx, docs)
+			})
+			if err != nil {
 				return err
 			}
 		}
@@ -278,12 +287,17 @@ func (f *Follower) keep(ctx context.Context, conn *pgx.Conn, docs []Document, at
 				return fmt.Errorf("keep %d documents that were refused: %w", len(refused), err)
 			}
 		}
-		ended, err := store.New().EndRound(ctx, tx, store.EndRoundParams{
-			Store: f.name, Version: at.Version, EventSeq: at.EventSeq, OutcomeSeq: at.OutcomeSeq, FinishedAt: at.FinishedAt,
-		})
-		if err == nil && ended == 0 {
-			err = fmt.Errorf("another round of %s has begun meanwhile", f.name)
-		}
-		return err
+		return f.end(ctx, tx, r.at)
 	})
+}
+
+// end says how far the store is.
+func (f *Follower) end(ctx context.Context, tx pgx.Tx, at store.WeirHistory) error {
+	ended, err := store.New().EndRound(ctx, tx, store.EndRoundParams{
+		Store: f.name, Version: at.Version, EventSeq: at.EventSeq, OutcomeSeq: at.OutcomeSeq, FinishedAt: at.FinishedAt,
+	})
+	if err == nil && ended == 0 {
+		err = fmt.Errorf("another round of %s has begun meanwhile", f.name)
+	}
+	return err
 }

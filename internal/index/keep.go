@@ -10,12 +10,12 @@ import (
 	"github.com/fraiseql/weir/internal/store"
 )
 
-// ledger is for how long PostgreSQL keeps events and outcomes whose history is elsewhere: a lost slot is recovered with their help,
-// and who finds out about something the next day can still retry it.
+// ledger is for how long PostgreSQL keeps events and outcomes whose history is elsewhere: a lost slot is recovered with their
+// help, and who finds out about something the next day can still retry it.
 const ledger = 48 * time.Hour
 
-// Kept is for how long PostgreSQL keeps events and outcomes: for the retention, or, when the history is in Elasticsearch alone, as
-// long as they are needed, which is not before Elasticsearch has them.
+// Kept is for how long PostgreSQL keeps events and outcomes: for the retention, or, when the history is in Elasticsearch alone,
+// as long as they are needed, which is not before Elasticsearch has them.
 func Kept(ctx context.Context, db store.DBTX, c Config) (time.Duration, error) {
 	retention := c.WithDefaults().Retention.Std()
 	if c.InPostgres() || retention <= ledger {
@@ -25,7 +25,7 @@ func Kept(ctx context.Context, db store.DBTX, c Config) (time.Duration, error) {
 	if err != nil {
 		return retention, fmt.Errorf("what Elasticsearch lacks: %w", err)
 	}
-	return min(max(ledger, time.Since(day)+24*time.Hour), retention), nil
+	return min(max(ledger, time.Since(day)), retention), nil
 }
 
 // Again stores the document of an event or, with an outcome, of a delivery once more. refused says why it cannot be stored. The

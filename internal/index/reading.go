@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/google/uuid"
@@ -105,50 +106,69 @@ func OutcomeState(state string, cached bool, duplicateOf *uuid.UUID) string {
 	}
 }
 
-// documents are those of the events and, with their events, of the deliveries. Of two of one delivery the one that was read
-// later stays.
-func (r *reading) documents(ctx context.Context) ([]Document, error) {
-	if err := r.findEvents(ctx); err != nil {
-		return nil, err
+// documents hands out those of the events and, with their events, of the deliveries, some at a time. Of two of one delivery the
+// one that was read later stays.
+func (r *reading) documents(ctx context.Context, do func([]Document) error) error {
+	docs, bytes := r.found, 0
+	if len(docs) > 0 {
+		if err := do(docs); err != nil {
+			return err
+		}
 	}
 	last := map[uuid.UUID]int{}
 	for i, one := range r.ended {
 		last[one.Outcome.DeliveryID] = i
 	}
-	for i, one := range r.ended {
-		d, ok := r.known[one.Key]
-		if !ok || last[one.Outcome.DeliveryID] != i {
-			continue // an event that is recorded no more takes what became of it along
+	docs = nil
+	for first := 0; first < len(r.ended); first += lookRows {
+		some := r.ended[first:min(first+lookRows, len(r.ended))]
+		events, err := r.eventsOf(ctx, some)
+		if err != nil {
+			return err
 		}
-		d.Outcome, d.Version = &one.Outcome, r.version
-		r.found = append(r.found, d)
+		for i, one := range some {
+			d, ok := events[one.Key]
+			if !ok || last[one.Outcome.DeliveryID] != first+i {
+				continue // an event that is recorded no more takes what became of it along
+			}
+			d.Outcome, d.Version = &one.Outcome, r.version
+			docs, bytes = append(docs, d), bytes+len(d.Payload)
+		}
+		if isLast := first+lookRows >= len(r.ended); len(docs) > 0 && (isLast || len(docs) >= roundRows || bytes >= roundBytes) {
+			if err := do(docs); err != nil {
+				return err
+			}
+			docs, bytes = nil, 0
+		}
 	}
-	return r.found, nil
+	return nil
 }
 
-// findEvents reads those events of deliveries that are not known.
-func (r *reading) findEvents(ctx context.Context) error {
-	asked := map[Key]bool{}
+// eventsOf are the events of deliveries: those of this round, and others, which are read.
+func (r *reading) eventsOf(ctx context.Context, ended []Finished) (map[Key]Document, error) {
+	events := map[Key]Document{}
 	var p store.EventsByKeyParams
-	for _, one := range r.ended {
-		if _, ok := r.known[one.Key]; ok || asked[one.Key] {
-			continue
+	for _, one := range ended {
+		if d, ok := r.known[one.Key]; ok {
+			events[one.Key] = d
+		} else if _, asked := events[one.Key]; !asked {
+			events[one.Key] = Document{}
+			p.Days, p.IDs, p.PKs = append(p.Days, one.Key.Day), append(p.IDs, one.Key.ID), append(p.PKs, one.Key.PK)
 		}
-		asked[one.Key] = true
-		p.Days, p.IDs, p.PKs = append(p.Days, one.Key.Day), append(p.IDs, one.Key.ID), append(p.PKs, one.Key.PK)
 	}
 	if len(p.IDs) == 0 {
-		return nil
+		return events, nil
 	}
 	rows, err := store.New().EventsByKey(ctx, r.db, p)
 	if err != nil {
-		return fmt.Errorf("read the events of deliveries: %w", err)
+		return nil, fmt.Errorf("read the events of deliveries: %w", err)
 	}
+	maps.DeleteFunc(events, func(_ Key, d Document) bool { return d.Seq == 0 }) // those that were asked for
 	for _, row := range rows {
 		d := documentOf(store.EventsBetweenRow(row), r.version)
-		r.known[d.Key] = d
+		events[d.Key] = d
 	}
-	return nil
+	return events, nil
 }
 
 const (
@@ -158,40 +178,93 @@ const (
 	// completion may have waited for the database.
 	lateBack  = 5 * time.Minute
 	lateEvery = 30 * time.Second
-	// freshMost bounds how many jobs are remembered. Those that are forgotten are stored again, which changes nothing.
-	freshMost = 200_000
+	// freshMost bounds how many jobs are remembered; a thorough look goes back to the oldest of them at most.
+	freshMost = 100_000
 )
 
 // fresh finds deliveries that have just finished.
 type fresh struct {
 	stored map[int64]time.Time // jobs, by when they ended
+	oldest time.Time           // what ended before that has been forgotten
 	next   time.Time           // of the next thorough look
 	busy   bool                // the last look has left something
 }
 
 func newFresh() fresh { return fresh{stored: map[int64]time.Time{}} }
 
-// isDue says that a thorough look is due.
-func (f *fresh) isDue(now time.Time) bool { return f.busy || !now.Before(f.next) }
+type finishedFunc func(ctx context.Context, db store.DBTX, since time.Time, afterID int64, limit int) ([]Finished, error)
+
+// isNew says that a delivery has not been stored, as far as is known.
+func (f *fresh) isNew(one Finished) bool {
+	at, ok := f.stored[one.JobID]
+	return one.Outcome.DeliveryID != uuid.Nil && (!ok || !at.Equal(one.FinishedAt))
+}
+
+// missed takes a thorough look from time to time, and says whether it finds something.
+func (f *fresh) missed(ctx context.Context, db store.DBTX, until time.Time, finished finishedFunc) (bool, error) {
+	if f.busy || time.Now().Before(f.next) {
+		return f.busy, nil
+	}
+	since, after := f.back(until), int64(0)
+	for {
+		page, err := finished(ctx, db, since, after, roundRows)
+		if err != nil {
+			return false, fmt.Errorf("look for finished deliveries: %w", err)
+		}
+		for _, one := range page {
+			if f.isNew(one) {
+				return true, nil
+			}
+			since, after = one.FinishedAt, one.JobID
+		}
+		if len(page) < roundRows {
+			f.looked(until)
+			return false, nil
+		}
+	}
+}
+
+// looked says that a thorough look has found all.
+func (f *fresh) looked(until time.Time) {
+	f.next = time.Now().Add(lateEvery)
+	f.forget(until.Add(-lateBack - freshBack))
+}
+
+// forget forgets what ended before a moment.
+func (f *fresh) forget(before time.Time) {
+	if before.After(f.oldest) {
+		f.oldest = before
+	}
+	for id, at := range f.stored {
+		if at.Before(before) {
+			delete(f.stored, id)
+		}
+	}
+}
+
+// back is where a thorough look begins.
+func (f *fresh) back(until time.Time) time.Time {
+	if since := until.Add(-lateBack); since.After(f.oldest) {
+		return since
+	}
+	return f.oldest
+}
 
 // read reads what has finished. What it returns is to be called when that is stored.
-func (f *fresh) read(
-	ctx context.Context, r *reading,
-	finished func(ctx context.Context, db store.DBTX, since time.Time, afterID int64, limit int) ([]Finished, error),
-) (stored func(), err error) {
+func (f *fresh) read(ctx context.Context, r *reading, finished finishedFunc) (stored func(), err error) {
 	since, thorough := r.at.FinishedAt.Add(-freshBack), !time.Now().Before(f.next)
 	if thorough {
-		since = r.at.FinishedAt.Add(-lateBack)
+		since = f.back(r.at.FinishedAt)
 	}
 	var found []Finished
-	f.busy = false
+	busy := false
 	for after := int64(0); ; {
 		page, err := finished(ctx, r.db, since, after, roundRows)
 		if err != nil {
 			return nil, fmt.Errorf("read finished deliveries: %w", err)
 		}
 		for _, one := range page {
-			if at, ok := f.stored[one.JobID]; !ok || !at.Equal(one.FinishedAt) {
+			if f.isNew(one) {
 				found = append(found, one)
 			}
 			since, after = one.FinishedAt, one.JobID
@@ -204,27 +277,20 @@ func (f *fresh) read(
 			break
 		}
 		if len(found) >= roundRows {
-			f.busy, r.full = true, true
+			busy, r.full = true, true
 			break
 		}
 	}
 	r.ended = append(r.ended, found...)
-	return func() { f.keep(found, r.at.FinishedAt, thorough) }, nil
-}
-
-func (f *fresh) keep(found []Finished, until time.Time, thorough bool) {
-	for _, one := range found {
-		f.stored[one.JobID] = one.FinishedAt
-	}
-	if thorough && !f.busy {
-		f.next = time.Now().Add(lateEvery)
-		for id, at := range f.stored {
-			if until.Sub(at) > lateBack+freshBack {
-				delete(f.stored, id)
-			}
+	return func() {
+		for _, one := range found {
+			f.stored[one.JobID] = one.FinishedAt
 		}
-	}
-	if len(f.stored) > freshMost {
-		clear(f.stored)
-	}
+		if f.busy = busy; thorough && !busy {
+			f.looked(r.at.FinishedAt)
+		}
+		for keep := lateBack / 2; len(f.stored) > freshMost && keep > freshBack; keep /= 2 {
+			f.forget(r.at.FinishedAt.Add(-keep))
+		}
+	}, nil
 }

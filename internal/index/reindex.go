@@ -73,7 +73,9 @@ func (r Reindex) name() string {
 }
 
 // page stores some events of a day, and what became of their deliveries.
-func (r Reindex) page(ctx context.Context, conn *pgx.Conn, day time.Time, after int64, done *Reindexed) (rows int, last int64, err error) {
+func (r Reindex) page(
+	ctx context.Context, conn *pgx.Conn, day time.Time, after int64, done *Reindexed,
+) (rows int, last int64, err error) {
 	at, err := store.New().BeginRound(ctx, conn, r.name())
 	if err != nil {
 		return 0, after, fmt.Errorf("begin a round: %w", err)
@@ -94,13 +96,13 @@ func (r Reindex) page(ctx context.Context, conn *pgx.Conn, day time.Time, after 
 	if err := r.deliveries(ctx, &reading, keys); err != nil {
 		return 0, after, err
 	}
-	docs, err := reading.documents(ctx)
-	if err != nil {
-		return 0, after, err
-	}
+	err = reading.documents(ctx, func(docs []Document) error {
+		done.Deliveries += int64(len(docs))
+		return r.store(ctx, conn, docs, done)
+	})
 	done.Events += int64(len(some))
-	done.Deliveries += int64(len(docs) - len(some))
-	return len(some), after, r.store(ctx, conn, docs, done)
+	done.Deliveries -= int64(len(some))
+	return len(some), after, err
 }
 
 // deliveries reads what became of the events' deliveries: of those that have been moved, and of those that are still jobs.

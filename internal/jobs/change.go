@@ -39,15 +39,19 @@ func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) err
 	case c.Reason != "":
 		return w.bury(ctx, job, "bad_row", errors.New(c.Reason))
 	}
+	var found tally
 	err = w.deliver(ctx, job, func(ctx context.Context, tx pgx.Tx) ([]river.InsertManyParams, error) {
 		if err := index.Late(ctx, tx); err != nil {
 			return nil, err
 		}
-		params := w.queue.match(&c.Event, "")
+		params := w.queue.match(&c.Event, "", &found)
 		return params, w.queue.index.Record(ctx, tx, []index.Ingested{{Event: &c.Event, Matched: len(params) > 0}})
 	})
 	if capture.Refused(err) {
 		return w.bury(ctx, job, "refused", err)
+	}
+	if err == nil {
+		found.count(w.queue.runner.metrics)
 	}
 	return err
 }
@@ -72,12 +76,14 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 	}
 	e := *rec.Event
 	e.LSN, e.TxIndex = job.Args.LSN, job.Args.TxIndex // its place in the order, also after weir adopt
-	params := w.queue.match(&e, job.Args.Observer)
+	var found tally
+	params := w.queue.match(&e, job.Args.Observer, &found)
 	for _, p := range params {
 		if again, failed := p.Args.(changeArgs); failed {
 			return w.bury(ctx, job, "condition", errors.New(again.Reason))
 		}
 	}
+	found.count(w.queue.runner.metrics)
 	return w.deliver(ctx, job, func(ctx context.Context, tx pgx.Tx) ([]river.InsertManyParams, error) {
 		// A click on Retry in River UI works a completed job again. There is one job for a delivery, also then.
 		made, err := store.New().DeliveriesOf(ctx, tx, store.DeliveriesOfParams{

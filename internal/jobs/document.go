@@ -89,38 +89,32 @@ func (w *documentWorker) bury(ctx context.Context, job *river.Job[documentArgs],
 	return bury(ctx, code, err)
 }
 
-// Finished returns deliveries that have ended and are still River's jobs, in the order in which they ended, after a moment and, of
-// that moment, a job.
+// Finished returns jobs that have ended and are still River's, in the order in which they ended, after a moment and, of that
+// moment, a job. One that is no delivery has no DeliveryID.
 func (q *Queue) Finished(ctx context.Context, db store.DBTX, since time.Time, after int64, limit int) ([]index.Finished, error) {
 	return FinishedJobs(ctx, db, q.places(), since, after, limit)
 }
 
-// FinishedJobs is Queue.Finished for who has no queue. places are the names of endpoints that are known, by those of their queues.
+// FinishedJobs is Queue.Finished for who has no queue. places are the names of endpoints that are known, by those of their
+// queues.
 func FinishedJobs(
 	ctx context.Context, db store.DBTX, places map[string]string, since time.Time, after int64, limit int,
 ) ([]index.Finished, error) {
-	var found []index.Finished
-	for {
-		rows, err := store.New().FinishedJobs(ctx, db, store.FinishedJobsParams{Since: &since, AfterID: after, MaxRows: int32(limit)})
-		if err != nil {
-			return nil, err
+	rows, err := store.New().FinishedJobs(ctx, db, store.FinishedJobsParams{Since: &since, AfterID: after, MaxRows: int32(limit)})
+	if err != nil {
+		return nil, err
+	}
+	found := make([]index.Finished, len(rows))
+	for i, row := range rows {
+		found[i] = index.Finished{JobID: row.ID, FinishedAt: *row.FinalizedAt}
+		if row.Kind == KindChange || row.Kind == KindDocument || row.Kind == KindHousekeeping {
+			continue
 		}
-		for _, row := range rows {
-			since, after = *row.FinalizedAt, row.ID
-			if row.Kind == KindChange || row.Kind == KindDocument || row.Kind == KindHousekeeping {
-				continue
-			}
-			one, err := finishedOf(store.TakeCompletedRow(row), places)
-			if err != nil {
-				continue // no delivery of ours: the mover says so
-			}
-			found = append(found, one)
-		}
-		// A page of others alone must not look like the end.
-		if len(found) > 0 || len(rows) < limit {
-			return found, nil
+		if one, err := finishedOf(store.TakeCompletedRow(row), places); err == nil { // else it is the mover that says so
+			found[i] = one
 		}
 	}
+	return found, nil
 }
 
 func finishedOf(row store.TakeCompletedRow, places map[string]string) (index.Finished, error) {

@@ -19,7 +19,12 @@ import (
 func (r *rig) keepHouse(retention, finished time.Duration) {
 	r.t.Helper()
 	keep, age := setting.Duration(retention), setting.Duration(finished)
-	r.q.index.Configure(index.Config{Retention: &keep, FinishedJobs: &age})
+	r.keepHouseBy(index.Config{Retention: &keep, FinishedJobs: &age})
+}
+
+func (r *rig) keepHouseBy(c index.Config) {
+	r.t.Helper()
+	r.q.index.Configure(c)
 	var log strings.Builder
 	r.q.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	check(r.t, (&housekeeper{queue: r.q}).Work(r.t.Context(), &river.Job[housekeepingArgs]{JobRow: &rivertype.JobRow{}}))
@@ -140,6 +145,31 @@ func TestMoverMeetsAnOutcome(t *testing.T) {
 	r.keepHouse(10*365*24*time.Hour, 0)
 	if got := r.lines(`SELECT count(*) || ' ' || max(attempts) || ' ' || (SELECT count(*) FROM weir.river_job) FROM weir.outcome`); got[0] != "1 3 0" {
 		t.Errorf("outcomes, attempts, jobs: %s, want 1 3 0", got[0])
+	}
+}
+
+// With the history in Elasticsearch alone, PostgreSQL keeps two days, and what Elasticsearch does not have yet.
+func TestPartitionsWaitForElasticsearch(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, `{}`)
+	old := time.Now().UTC().AddDate(0, 0, -5)
+	r.exec("SELECT weir.ensure_partitions(d::date, d::date) FROM generate_series(now() - interval '5 days', now(), interval '1 day') d")
+	for pk := range int64(2) {
+		c := order(pk, `{}`)
+		c.Timestamp = event.Time(old.AddDate(0, 0, int(pk)))
+		r.commit(c)
+	}
+	c := index.Config{Store: "elasticsearch"}
+	r.keepHouseBy(c)
+	r.linesAre("0 1", "SELECT string_agg(pk::text, ' ' ORDER BY pk) FROM weir.event")
+	r.exec("UPDATE weir.history SET event_seq = (SELECT seq FROM weir.event WHERE pk = 0) WHERE store = 'elasticsearch'")
+	r.keepHouseBy(c)
+	r.linesAre("1", "SELECT string_agg(pk::text, ' ' ORDER BY pk) FROM weir.event")
+	r.exec("UPDATE weir.history SET event_seq = (SELECT seq FROM weir.event WHERE pk = 1) WHERE store = 'elasticsearch'")
+	r.keepHouseBy(c)
+	r.linesAre("0", "SELECT count(*)::text FROM weir.event")
+	if got := r.lines("SELECT relname::text FROM pg_class WHERE relname = 'event_" + old.Format("20060102") + "'"); len(got) != 0 {
+		t.Errorf("left are %v", got)
 	}
 }
 

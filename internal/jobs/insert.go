@@ -26,7 +26,7 @@ const insertSlice = 5000
 //
 // It returns, for each of the changes, whether there is a job for it.
 func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) (made []bool, err error) {
-	q.uncommitted = nil
+	q.uncommitted, q.tally = nil, tally{}
 	made = make([]bool, len(changes))
 	var params []river.InsertManyParams
 	for i := range changes {
@@ -35,7 +35,7 @@ func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) (
 		if c.Reason != "" {
 			params = append(params, changeJob(&c.Event, "", c.Reason, observer.OrderingNone))
 		} else {
-			params = append(params, q.match(&c.Event, "")...)
+			params = append(params, q.match(&c.Event, "", &q.tally)...)
 		}
 		made[i] = len(params) > before
 		if len(params) < insertSlice {
@@ -58,8 +58,9 @@ func (q *Queue) insertSome(ctx context.Context, tx pgx.Tx, params []river.Insert
 
 // Committed is to be called after the COMMIT of what Insert was called in.
 func (q *Queue) Committed() {
+	q.tally.count(q.runner.metrics)
 	q.turns.call(q.uncommitted...)
-	q.uncommitted = nil
+	q.uncommitted, q.tally = nil, tally{}
 }
 
 // insert inserts jobs and returns the sequences in which some of them wait for their turn: after the COMMIT, turns.call has to
@@ -77,8 +78,24 @@ func (q *Queue) insert(ctx context.Context, tx pgx.Tx, params []river.InsertMany
 	return waiting, nil
 }
 
+// tally is what matching has found. It counts when it is committed: a batch that the database refuses is matched again.
+type tally struct {
+	matches, errors []string // observers
+	unmatched       int
+}
+
+func (t *tally) count(m *metrics) {
+	for _, observer := range t.matches {
+		m.matches.WithLabelValues(observer).Inc()
+	}
+	for _, observer := range t.errors {
+		m.condErrors.WithLabelValues(observer).Inc()
+	}
+	m.unmatched.Add(float64(t.unmatched))
+}
+
 // match makes the jobs of an event, of all observers or of one.
-func (q *Queue) match(e *event.Event, only string) []river.InsertManyParams {
+func (q *Queue) match(e *event.Event, only string, t *tally) []river.InsertManyParams {
 	matched := q.set.Load().Match(rule.NewEnv(e), e)
 	var params []river.InsertManyParams
 	last := ""
@@ -87,7 +104,7 @@ func (q *Queue) match(e *event.Event, only string) []river.InsertManyParams {
 			continue
 		}
 		if b.Observer != last {
-			q.runner.metrics.matches.WithLabelValues(b.Observer).Inc()
+			t.matches = append(t.matches, b.Observer)
 			last = b.Observer
 		}
 		params = append(params, deliveryJob(e, b))
@@ -97,13 +114,13 @@ func (q *Queue) match(e *event.Event, only string) []river.InsertManyParams {
 			continue
 		}
 		if only == "" { // who asks for one observer asks again
-			q.runner.metrics.condErrors.WithLabelValues(failed.Observer).Inc()
+			t.errors = append(t.errors, failed.Observer)
 		}
 		ordering, _, _ := q.set.Load().Order(failed.Observer)
 		params = append(params, changeJob(e, failed.Observer, failed.Err.Error(), ordering))
 	}
 	if len(params) == 0 && only == "" {
-		q.runner.metrics.unmatched.Inc()
+		t.unmatched++
 	}
 	return params
 }

@@ -93,6 +93,7 @@ type Queue struct {
 	turns     *turns
 	// uncommitted are the sequences in which something waits that Insert has inserted and Committed has not heard of.
 	uncommitted []sequence
+	tally       tally // of the same
 }
 
 // New makes a queue that can insert jobs; Run works them.

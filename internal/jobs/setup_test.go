@@ -85,6 +85,7 @@ func check(t *testing.T, err error) {
 func (r *rig) commit(changes ...event.Change) {
 	r.t.Helper()
 	check(r.t, pgx.BeginFunc(r.t.Context(), r.pool, func(tx pgx.Tx) error { return r.ingest(tx, changes) }))
+	r.q.Committed()
 }
 
 func (r *rig) ingest(tx pgx.Tx, changes []event.Change) error {

@@ -207,7 +207,7 @@ func (q *Queries) EndRound(ctx context.Context, db DBTX, arg EndRoundParams) (in
 }
 
 const eventSizes = `-- name: EventSizes :many
-SELECT seq, pg_column_size(payload)::integer AS bytes FROM weir.event
+SELECT seq, octet_length(payload::text)::integer AS bytes FROM weir.event
 WHERE seq > $1
 ORDER BY seq
 LIMIT $2::integer
@@ -223,7 +223,7 @@ type EventSizesRow struct {
 	Bytes int32
 }
 
-// EventSizes are the events after one, with what each takes on disk, so that a round can be bounded.
+// EventSizes are the events after one with their sizes, so that a round can be bounded.
 func (q *Queries) EventSizes(ctx context.Context, db DBTX, arg EventSizesParams) ([]EventSizesRow, error) {
 	rows, err := db.Query(ctx, eventSizes, arg.After, arg.MaxRows)
 	if err != nil {

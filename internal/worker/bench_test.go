@@ -87,7 +87,8 @@ func backlogWith(b *testing.B, run func(context.Context, *rig) error, before, af
 	before(r)
 	began := time.Now()
 	stop = start()
-	r.awaitFor(10*time.Minute, "the backlog", func() bool { return r.one("SELECT (events >= $1)::text FROM weir.checkpoint", benchChanges) == "true"
+	r.awaitFor(10*time.Minute, "the backlog", func() bool {
+		return r.one("SELECT (events >= $1)::text FROM weir.checkpoint", benchChanges) == "true"
 	})
 	took := time.Since(began)
 	after(r)

@@ -69,7 +69,7 @@ func registryAfterOneDelivery(t *testing.T) *prometheus.Registry {
 	r := newRig(t)
 	rc := newReceiver(t, nil)
 	cfg, err := config.Load(t.Context(), config.Options{
-		Path: r.write(hook(rc.URL, "") + fmt.Sprintf("redis: {url: %q}\n", postgres.Redis(t).URL())),
+		Path: r.write(hook(rc.URL, "") + fmt.Sprintf("redis: {url: %q}\nelasticsearch: {urls: [%q]}\n", postgres.Redis(t).URL(), postgres.Elasticsearch(t))),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -11,21 +11,29 @@ import (
 	"time"
 )
 
-// elastic asks Elasticsearch.
+// elastic asks Elasticsearch, again while the shards of an index are not there yet.
 func (r *rig) elastic(method, url, body string) (answer []byte) {
 	r.t.Helper()
-	req, err := http.NewRequestWithContext(r.t.Context(), method, url, strings.NewReader(body))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	if answer, err = io.ReadAll(res.Body); err != nil || res.StatusCode != http.StatusOK {
-		r.t.Fatalf("%s %s: %d %s, %v", method, url, res.StatusCode, answer, err)
+	status := 0
+	r.await("an answer of Elasticsearch", func() bool {
+		req, err := http.NewRequestWithContext(r.t.Context(), method, url, strings.NewReader(body))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer func() { _ = res.Body.Close() }()
+		if answer, err = io.ReadAll(res.Body); err != nil {
+			r.t.Fatal(err)
+		}
+		status = res.StatusCode
+		return status != http.StatusServiceUnavailable
+	})
+	if status != http.StatusOK {
+		r.t.Fatalf("%s %s: %d %s", method, url, status, answer)
 	}
 	return answer
 }
