@@ -105,14 +105,15 @@ func (s benchSearch) run(b *testing.B, pool *pgxpool.Pool) {
 		b.ReportMetric(float64(at)/float64(time.Millisecond), fmt.Sprintf("p%d-ms", percent))
 	}
 	if s.plan {
-		b.Log("\n" + explain(b, pool, search))
+		b.Log("the newest\n" + explain(b, pool, search, index.NewestSQL))
+		b.Log("all\n" + explain(b, pool, search, index.SearchSQL))
 	}
 }
 
-// explain is the plan of a search, of the partitions only the newest.
-func explain(b *testing.B, pool *pgxpool.Pool, s index.Search) string {
+// explain is the plan of one of a search's statements, without its middle when there are many tables.
+func explain(b *testing.B, pool *pgxpool.Pool, s index.Search, statement func(index.Search) (string, []any)) string {
 	b.Helper()
-	sql, args := index.SearchSQL(s)
+	sql, args := statement(s)
 	rows, err := pool.Query(b.Context(), "EXPLAIN (ANALYZE, BUFFERS, COSTS off) "+sql, args...)
 	checkBench(b, err)
 	defer rows.Close()
@@ -154,16 +155,18 @@ func fillHistory(b *testing.B, pool *pgxpool.Pool) {
 	checkBench(b, pool.QueryRow(b.Context(), "SELECT pg_get_indexdef('weir.document_words'::regclass)").Scan(&definition))
 	exec("DROP INDEX weir.document_words")
 	began := time.Now()
-	copyTo(b, pool, `weir.event (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, commit_time, created_at, payload, seq)`,
+	copyTo(b, pool,
+		"weir.event (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, commit_time, created_at, payload, seq)",
 		func(w io.Writer, i int) {
 			e := benchEvent(now, i)
 			payload, _ := e.JSON()
-			fmt.Fprintf(w, "%s\t%s\t%d\t0/%X\t0\t%s\t%s\t%s\t%[8]s\t%[8]s\t%[9]s\t%[3]d\n", e.Day().Format(time.DateOnly), e.ID, e.PK, e.PK,
-				e.Type, e.EntityType, e.EntityID, time.Time(e.Timestamp).Format(time.RFC3339Nano), payload)
+			fmt.Fprintf(w, "%s\t%s\t%d\t0/%X\t0\t%s\t%s\t%s\t%[8]s\t%[8]s\t%[9]s\t%[3]d\n",
+				e.Day().Format(time.DateOnly), e.ID, e.PK, e.PK, e.Type, e.EntityType, e.EntityID, time.Time(e.Timestamp).Format(time.RFC3339Nano), payload)
 		})
 	b.Logf("events: %s", time.Since(began).Round(time.Second))
 	words := benchWords{}
-	copyTo(b, pool, `weir.document (day, seq, delivery_id, event_id, event_pk, at, entity_type, entity_id, observer, outcome, version, words)`,
+	copyTo(b, pool,
+		"weir.document (day, seq, delivery_id, event_id, event_pk, at, entity_type, entity_id, observer, outcome, version, words)",
 		func(w io.Writer, i int) {
 			d := benchDocument(now, i)
 			put := func(delivery uuid.UUID, observer, outcome string) {

@@ -1,5 +1,11 @@
 package index
 
+import (
+	"context"
+
+	"github.com/fraiseql/weir/internal/store"
+)
+
 // What the tests look at from outside.
 
 func Tokens(text string) []string { return tokens(text) }
@@ -21,4 +27,10 @@ func Literal(prefix bool, words ...string) Query {
 
 const MaxWords = maxWords
 
+func NewestSQL(s Search) (sql string, args []any) { return newestSQL(s) }
+
 func SearchSQL(s Search) (sql string, args []any) { return searchSQL(s) }
+
+func PutDocuments(ctx context.Context, db store.DBTX, docs []Document) error {
+	return putDocuments(ctx, db, docs)
+}

@@ -42,22 +42,34 @@ type Postgres struct{ db store.DBTX }
 // NewPostgres searches in a database.
 func NewPostgres(db store.DBTX) *Postgres { return &Postgres{db} }
 
-// Search finds events, the last recorded first. The statement is planned for the words that are asked for: frequent ones are met
-// soon on the way down from the newest, rare ones are looked up in the index of words.
+// newest is how many of the newest documents a search looks through before it asks the index of words.
+const newest = 5000
+
+// Search finds events, the last recorded first. It looks through the newest documents, which have enough of what is frequent, and
+// only when they have not, asks the index of words for all that there are. So neither depends on statistics, which a day's
+// table does not have until autovacuum first comes by: without them PostgreSQL takes every word for rare, and a word of half of a
+// million events took a second.
 func (p *Postgres) Search(ctx context.Context, s Search) ([]Hit, error) {
-	sql, args := searchSQL(s)
-	rows, err := p.db.Query(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...)
-	if err != nil {
-		return nil, fmt.Errorf("search: %w", err)
+	var last []Hit
+	for _, statement := range []func(Search) (string, []any){newestSQL, searchSQL} {
+		sql, args := statement(s)
+		rows, err := p.db.Query(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...)
+		if err != nil {
+			return nil, fmt.Errorf("search: %w", err)
+		}
+		hits, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h Hit, err error) {
+			err = row.Scan(&h.Seq, &h.Day, &h.ID, &h.PK)
+			return h, err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("search: %w", err)
+		}
+		if len(hits) == s.Limit {
+			return hits, p.load(ctx, hits)
+		}
+		last = hits
 	}
-	hits, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h Hit, err error) {
-		err = row.Scan(&h.Seq, &h.Day, &h.ID, &h.PK)
-		return h, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("search: %w", err)
-	}
-	return hits, p.load(ctx, hits)
+	return last, p.load(ctx, last)
 }
 
 // load reads the events of hits.
@@ -83,43 +95,113 @@ func (p *Postgres) load(ctx context.Context, hits []Hit) error {
 	return nil
 }
 
-// searchSQL is the statement for a search.
-func searchSQL(s Search) (sql string, args []any) {
-	var where []string
-	add := func(condition string, value any) {
-		args = append(args, value)
-		where = append(where, strings.ReplaceAll(condition, "?", fmt.Sprintf("$%d", len(args))))
+// conditions are those of a statement, and their arguments.
+type conditions struct {
+	where []string
+	args  []any
+}
+
+func (c *conditions) add(condition string, value any) {
+	c.args = append(c.args, value)
+	c.where = append(c.where, strings.ReplaceAll(condition, "?", fmt.Sprintf("$%d", len(c.args))))
+}
+
+// take returns the conditions so far as a WHERE, and begins anew.
+func (c *conditions) take() (where string) {
+	if len(c.where) > 0 {
+		where = " WHERE " + strings.Join(c.where, " AND ")
 	}
-	if !s.Query.IsZero() {
-		add("d.words @@ ?::text::tsquery", s.Query.tsquery())
-	}
+	c.where = nil
+	return where
+}
+
+// within adds what the way down from the newest can use: the days, which are tables, and where the last page ended.
+func (c *conditions) within(s Search) {
 	if !s.Since.IsZero() {
-		add("d.at >= ?::timestamptz AND d.day >= (?::timestamptz AT TIME ZONE 'UTC')::date", s.Since)
+		c.add("d.day >= (?::timestamptz AT TIME ZONE 'UTC')::date", s.Since)
 	}
 	if !s.Until.IsZero() {
-		add("d.at < ?::timestamptz AND d.day <= (?::timestamptz AT TIME ZONE 'UTC')::date", s.Until)
+		c.add("d.day <= (?::timestamptz AT TIME ZONE 'UTC')::date", s.Until)
+	}
+	if s.Before != 0 {
+		c.add("d.seq < ?::bigint", s.Before)
+	}
+}
+
+// exactly adds what else bounds the hits.
+func (c *conditions) exactly(s Search) {
+	if !s.Since.IsZero() {
+		c.add("d.at >= ?::timestamptz", s.Since)
+	}
+	if !s.Until.IsZero() {
+		c.add("d.at < ?::timestamptz", s.Until)
 	}
 	if kind, id, one := strings.Cut(s.Entity, "/"); s.Entity != "" {
-		add("d.entity_type = ?::text", kind)
+		c.add("d.entity_type = ?::text", kind)
 		if one {
-			add("d.entity_id = ?::text", id)
+			c.add("d.entity_id = ?::text", id)
 		}
 	}
 	if s.Observer != "" {
-		add("d.observer = ?::text", s.Observer)
+		c.add("d.observer = ?::text", s.Observer)
 	}
 	if s.Outcome != "" {
-		add("d.outcome = ?::text", s.Outcome)
+		c.add("d.outcome = ?::text", s.Outcome)
 	}
-	if s.Before != 0 {
-		add("d.seq < ?::bigint", s.Before)
+}
+
+const hitColumns = "SELECT DISTINCT ON (d.seq) d.seq, d.day, d.event_id, d.event_pk FROM "
+
+// newestSQL looks through the newest documents. What bounds them are conditions that the way down from the newest can use, so
+// that it is short whatever is asked for.
+func newestSQL(s Search) (sql string, args []any) {
+	var c conditions
+	c.within(s)
+	from := fmt.Sprintf("(SELECT * FROM weir.document d%s ORDER BY d.seq DESC LIMIT %d) d", c.take(), newest)
+	if !s.Query.IsZero() {
+		c.add("d.words @@ ?::text::tsquery", s.Query.tsquery())
 	}
-	sql = "SELECT DISTINCT ON (d.seq) d.seq, d.day, d.event_id, d.event_pk FROM weir.document d"
-	if len(where) > 0 {
-		sql += " WHERE " + strings.Join(where, " AND ")
+	c.exactly(s)
+	sql = hitColumns + from + c.take()
+	c.args = append(c.args, s.Limit)
+	return sql + fmt.Sprintf(" ORDER BY d.seq DESC LIMIT $%d::integer", len(c.args)), c.args
+}
+
+// searchSQL looks through all documents, by the index of words when there are any. The names that are asked for are among the
+// words, so that PostgreSQL meets no documents that have the words and not the names. What is found is sorted afterwards:
+// MATERIALIZED keeps PostgreSQL from the way down from the newest, which is long when what is looked for is old.
+func searchSQL(s Search) (sql string, args []any) {
+	var c conditions
+	c.within(s)
+	words := s.words()
+	if words != "" {
+		c.add("d.words @@ ?::text::tsquery", words)
 	}
-	args = append(args, s.Limit)
-	return sql + fmt.Sprintf(" ORDER BY d.seq DESC LIMIT $%d::integer", len(args)), args
+	c.exactly(s)
+	with, from := "", "weir.document d"+c.take()
+	if words != "" {
+		with, from = "WITH found AS MATERIALIZED (SELECT d.seq, d.day, d.event_id, d.event_pk FROM "+from+") ", "found d"
+	}
+	c.args = append(c.args, s.Limit)
+	return with + hitColumns + from + fmt.Sprintf(" ORDER BY d.seq DESC LIMIT $%d::integer", len(c.args)), c.args
+}
+
+// words are the query's and those that the names that are asked for have in a document.
+func (s Search) words() string {
+	kind, id, _ := strings.Cut(s.Entity, "/")
+	var all []clause
+	if !s.Query.IsZero() {
+		all = append(all, s.Query.root)
+	}
+	for _, name := range [][2]string{{"observer", s.Observer}, {"outcome", s.Outcome}, {"entity", kind}, {"entity_id", id}} {
+		for _, word := range tokens(name[1]) {
+			all = append(all, clause{field: name[0], words: []string{word}})
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return (&clause{all: all}).tsquery()
 }
 
 // Deliveries are the outcomes of events that have left River's table.

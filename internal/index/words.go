@@ -39,6 +39,9 @@ func (d *Document) runs() [][]string {
 		e = &event.Event{}
 	}
 	w.envelope(d, e)
+	if d.Outcome != nil {
+		w.add(d.Outcome.Error, "error") // it may be long, and a search relies on the names before it
+	}
 	if len(e.Data) > 0 {
 		dec := json.NewDecoder(bytes.NewReader(e.Data))
 		dec.UseNumber()
@@ -66,7 +69,6 @@ func (w *words) outcome(o *Outcome) {
 	if o.ResponseStatus != nil {
 		w.add(strconv.Itoa(int(*o.ResponseStatus)), "response_status")
 	}
-	w.add(o.Error, "error")
 }
 
 func (w *words) envelope(d *Document, e *event.Event) {
