@@ -187,7 +187,7 @@ func searchSQL(s Search) (sql string, args []any) {
 }
 
 // words are the query's and those that the names that are asked for have in a document.
-func (s Search) words() string {
+func (s *Search) words() string {
 	kind, id, _ := strings.Cut(s.Entity, "/")
 	var all []clause
 	if !s.Query.IsZero() {
