@@ -23,7 +23,8 @@ type elasticError struct {
 
 func (e *elasticError) Error() string {
 	return fmt.Sprintf("cannot ask the Elasticsearch at %s: %s\n"+
-		"check that it runs, and the section elasticsearch of the configuration", e.servers, strings.ReplaceAll(e.err.Error(), "\n", ": "))
+		"check that it runs, and the section elasticsearch of the configuration",
+		e.servers, strings.ReplaceAll(e.err.Error(), "\n", ": "))
 }
 
 func (e *elasticError) Unwrap() error { return e.err }

@@ -25,8 +25,8 @@ func newForgetCommand(a *app) *cobra.Command {
 		Use:   "forget --entity TYPE --id ID",
 		Short: "Remove an entity's events, outcomes, jobs and documents for good",
 		Long: `Remove an entity's events, outcomes, jobs of all states (deliveries that are not finished are not made any more), dead
-letters and documents, in PostgreSQL and in Elasticsearch, and say how much it was. A receipt stays, in weir.forgotten: type and id of
-the entity, when, by whom, and how much. On a terminal it asks before.
+letters and documents, in PostgreSQL and in Elasticsearch, and say how much it was. A receipt stays, in weir.forgotten: type and
+id of the entity, when, by whom, and how much. On a terminal it asks before.
 
 What is in the change log stays, too, unless --change-log says otherwise, and so does what others know: events of other entities
 that mention this one (their number is told), documents of search actions, results in Redis (until their ttl).`,

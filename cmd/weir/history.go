@@ -24,8 +24,8 @@ func newReindexCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reindex",
 		Short: "Store the history's documents again, from PostgreSQL's events and outcomes",
-		Long: `Store the documents that weir search looks into again, from the events and outcomes that PostgreSQL has: for example when an
-index of Elasticsearch is lost. Workers go on meanwhile; it may be stopped and run again.
+		Long: `Store the documents that weir search looks into again, from the events and outcomes that PostgreSQL has: for example when
+an index of Elasticsearch is lost. Workers go on meanwhile; it may be stopped and run again.
 Documents of which PostgreSQL has no event any more stay as they are. The exit code is 1 if Elasticsearch refused documents.`,
 		Example: "  weir history reindex --from 2026-01-01 --to 2026-01-31 --store elasticsearch",
 		Args:    noArguments,
