@@ -97,11 +97,12 @@ WHERE (o.seq, o.delivery_id) IN (
     LIMIT @max_rows::integer);
 
 -- name: RedactEvents :execrows
--- RedactEvents removes what history.redact leaves out of events that no job names any more.
+-- RedactEvents removes what history.redact leaves out of events that no job names any more. Those that are younger than finished
+-- jobs are old have theirs, and are not looked at.
 UPDATE weir.event e SET unredacted = NULL
 WHERE (e.id, e.pk, e.day) IN (
     SELECT d.id, d.pk, d.day FROM weir.event d
-    WHERE d.unredacted IS NOT NULL
+    WHERE d.unredacted IS NOT NULL AND d.ingested_at < now() - @stay::interval
       AND NOT EXISTS (
           SELECT FROM weir.river_job j
           WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))

@@ -153,7 +153,8 @@ func (h *housekeeper) prune(ctx context.Context, retention time.Duration, histor
 	if err != nil {
 		return fmt.Errorf("remove old documents: %w", err)
 	}
-	if _, err = store.New().RedactEvents(ctx, db, pruneBatch); err != nil {
+	_, err = store.New().RedactEvents(ctx, db, store.RedactEventsParams{Stay: history.FinishedJobs.Std(), MaxRows: pruneBatch})
+	if err != nil {
 		return fmt.Errorf("redact events that no job names any more: %w", err)
 	}
 	return nil

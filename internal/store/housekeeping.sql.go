@@ -235,16 +235,22 @@ const redactEvents = `-- name: RedactEvents :execrows
 UPDATE weir.event e SET unredacted = NULL
 WHERE (e.id, e.pk, e.day) IN (
     SELECT d.id, d.pk, d.day FROM weir.event d
-    WHERE d.unredacted IS NOT NULL
+    WHERE d.unredacted IS NOT NULL AND d.ingested_at < now() - $1::interval
       AND NOT EXISTS (
           SELECT FROM weir.river_job j
           WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
-    LIMIT $1::integer)
+    LIMIT $2::integer)
 `
 
-// RedactEvents removes what history.redact leaves out of events that no job names any more.
-func (q *Queries) RedactEvents(ctx context.Context, db DBTX, maxRows int32) (int64, error) {
-	result, err := db.Exec(ctx, redactEvents, maxRows)
+type RedactEventsParams struct {
+	Stay    time.Duration
+	MaxRows int32
+}
+
+// RedactEvents removes what history.redact leaves out of events that no job names any more. Those that are younger than finished
+// jobs are old have theirs, and are not looked at.
+func (q *Queries) RedactEvents(ctx context.Context, db DBTX, arg RedactEventsParams) (int64, error) {
+	result, err := db.Exec(ctx, redactEvents, arg.Stay, arg.MaxRows)
 	if err != nil {
 		return 0, err
 	}
