@@ -28,7 +28,7 @@ const (
 	restMost = 200 * time.Millisecond
 	// awayMost bounds the pause after a round that failed.
 	awayFirst, awayMost = time.Second, 15 * time.Second
-	unlockTime           = time.Second
+	unlockTime          = time.Second
 	// tidyEvery is how often what is older than the retention is looked for.
 	tidyEvery = 10 * time.Minute
 	// roundTime bounds a round: a server that hangs is one that is away.

@@ -321,7 +321,7 @@ func TestLoadFillsTheCache(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
-	x := index.New(20 << 10, index.Config{}) // small: events come and go
+	x := index.New(20<<10, index.Config{}) // small: events come and go
 	shared := order(0, `{}`)
 	check(t, h.record(t.Context(), x, shared))
 	group, ctx := errgroup.WithContext(t.Context())

@@ -11,7 +11,9 @@ import (
 const queueChange = "weir_change"
 
 // isOurs says that a queue is no endpoint's.
-func isOurs(name string) bool { return name == queueChange || name == KindDocument || name == KindHousekeeping }
+func isOurs(name string) bool {
+	return name == queueChange || name == KindDocument || name == KindHousekeeping
+}
 
 var (
 	riverQueue = regexp.MustCompile(`^[a-z0-9]+([_|-]?[a-z0-9]+)*$`)

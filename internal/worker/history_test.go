@@ -105,10 +105,10 @@ func difference(got, want map[string]string) string {
 	return fmt.Sprintf("%d of %d differ: %s", len(lines), len(want), strings.Join(lines[:min(5, len(lines))], "; "))
 }
 
-// TestHistoryIsComplete: Elasticsearch is away under load, and the worker is killed again and again meanwhile. Afterwards both
+// TestCrashHistory: Elasticsearch is away under load, and the worker is killed again and again meanwhile. Afterwards both
 // stores hold each event and each final outcome once. Deliveries that failed for good are retried by hand: the newest outcome
 // counts.
-func TestHistoryIsComplete(t *testing.T) {
+func TestCrashHistory(t *testing.T) {
 	t.Parallel()
 	away, kills, every := 30*time.Second, 10, 25*time.Millisecond
 	if full() {
