@@ -91,12 +91,7 @@ func FollowPostgres(o FollowerOptions) *Follower {
 // FollowElasticsearch makes the follower of an Elasticsearch.
 func FollowElasticsearch(e *Elasticsearch, o FollowerOptions) *Follower {
 	f := newFollower(storeElasticsearch, o)
-	f.send = func(ctx context.Context, docs []Document) ([]Refusal, error) {
-		if err := e.prepare(ctx); err != nil {
-			return nil, err
-		}
-		return e.put(ctx, docs, false)
-	}
+	f.send = func(ctx context.Context, docs []Document) ([]Refusal, error) { return e.put(ctx, docs, false) }
 	f.wanted = Config.InElasticsearch
 	f.tidy = func(ctx context.Context) error {
 		retention := o.Index.Config().WithDefaults().Retention.Std()

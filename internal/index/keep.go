@@ -42,9 +42,6 @@ func (e *Elasticsearch) Again(ctx context.Context, db store.DBTX, key Key, outco
 	}
 	doc := documentOf(store.EventsBetweenRow(rows[0]), 1) // older than any other that a store may have
 	doc.Outcome = outcome
-	if err := e.prepare(ctx); err != nil {
-		return "", err
-	}
 	refusals, err := e.put(ctx, []Document{doc}, true)
 	if err != nil || len(refusals) == 0 {
 		return "", err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -215,10 +214,4 @@ func (p *Postgres) Deliveries(ctx context.Context, ids []uuid.UUID) (map[uuid.UU
 		found[row.EventID] = append(found[row.EventID], finishedOf(store.OutcomesAfterRow(row)).Outcome)
 	}
 	return found, nil
-}
-
-// Lag is for how long the oldest event waits that a store does not have.
-func Lag(ctx context.Context, db store.DBTX, name string) (time.Duration, error) {
-	at, err := store.New().GetHistory(ctx, db, name)
-	return time.Duration(at.LagSeconds * float64(time.Second)), err
 }

@@ -130,9 +130,6 @@ func (r Reindex) store(ctx context.Context, conn *pgx.Conn, docs []Document, don
 	if r.Elasticsearch == nil {
 		return putDocuments(ctx, conn, docs)
 	}
-	if err := r.Elasticsearch.prepare(ctx); err != nil {
-		return err
-	}
 	refused, err := r.Elasticsearch.put(ctx, docs, true)
 	if done.Refused += int64(len(refused)); len(refused) > 0 && done.Reason == "" {
 		done.Reason = refused[0].Reason

@@ -18,6 +18,11 @@ import (
 // KindDocument is the kind of a document of the history that its store refused: a dead letter once it has been worked.
 const KindDocument = "weir_document"
 
+// IsDelivery says that jobs of a kind are deliveries: one action for one event.
+func IsDelivery(kind string) bool {
+	return kind != KindChange && kind != KindDocument && kind != KindHousekeeping
+}
+
 // documentArgs name a document: that of an event or, with an outcome, of a delivery. Working the job stores it again.
 type documentArgs struct {
 	Args
@@ -107,7 +112,7 @@ func FinishedJobs(
 	found := make([]index.Finished, len(rows))
 	for i, row := range rows {
 		found[i] = index.Finished{JobID: row.ID, FinishedAt: *row.FinalizedAt}
-		if row.Kind == KindChange || row.Kind == KindDocument || row.Kind == KindHousekeeping {
+		if !IsDelivery(row.Kind) {
 			continue
 		}
 		if one, err := finishedOf(store.TakeCompletedRow(row), places); err == nil { // else it is the mover that says so
@@ -153,7 +158,7 @@ func isMarkedDead(metadata []byte) bool {
 func RecordRemoved(ctx context.Context, tx pgx.Tx, rows []store.TakeCompletedRow) error {
 	var outcomes []store.RecordOutcomeParams
 	for _, row := range rows {
-		if row.Kind == KindChange || row.Kind == KindDocument {
+		if !IsDelivery(row.Kind) {
 			continue
 		}
 		o, err := outcomeOf(row, nil)
@@ -178,7 +183,7 @@ func FinishedOf(ctx context.Context, db store.DBTX, events []index.Key) ([]index
 	}
 	var found []index.Finished
 	for _, row := range rows {
-		if row.Kind == KindChange || row.Kind == KindDocument || row.Kind == KindHousekeeping {
+		if !IsDelivery(row.Kind) {
 			continue
 		}
 		one, err := finishedOf(store.TakeCompletedRow(row), nil)

@@ -105,7 +105,7 @@ func (h *housekeeper) outcomes(rows []store.TakeCompletedRow) []store.RecordOutc
 	var outcomes []store.RecordOutcomeParams
 	places := h.queue.places()
 	for _, row := range rows {
-		if row.Kind == KindChange || row.Kind == KindDocument {
+		if !IsDelivery(row.Kind) {
 			continue
 		}
 		o, err := outcomeOf(row, places)

@@ -112,7 +112,7 @@ func ofJob(row store.JobsOfEventRow) (Delivery, error) {
 		EventID: args.EventID, EventType: args.EventType, Entity: args.Entity, EntityID: args.EntityID,
 		LSN: args.LSN, TxIndex: args.TxIndex, PK: args.PK, day: args.Day,
 	}
-	if row.Kind != jobs.KindChange && row.Kind != jobs.KindDocument {
+	if jobs.IsDelivery(row.Kind) {
 		id := args.DeliveryID()
 		d.DeliveryID = &id
 	}
