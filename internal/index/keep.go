@@ -29,8 +29,10 @@ func Kept(ctx context.Context, db store.DBTX, c Config) (time.Duration, error) {
 }
 
 // Again stores the document of an event or, with an outcome, of a delivery once more. refused says why it cannot be stored. The
-// error is ErrNotFound when the event is recorded no more.
-func (e *Elasticsearch) Again(ctx context.Context, db store.DBTX, key Key, outcome *Outcome) (refused string, err error) {
+// error is ErrNotFound when the event is recorded no more. version is that of the document that was refused.
+func (e *Elasticsearch) Again(
+	ctx context.Context, db store.DBTX, key Key, outcome *Outcome, version int64,
+) (refused string, err error) {
 	rows, err := store.New().EventsByKey(ctx, db, store.EventsByKeyParams{
 		Days: []time.Time{key.Day}, IDs: []uuid.UUID{key.ID}, PKs: []int64{key.PK},
 	})
@@ -40,7 +42,7 @@ func (e *Elasticsearch) Again(ctx context.Context, db store.DBTX, key Key, outco
 	case len(rows) == 0:
 		return "", ErrNotFound
 	}
-	doc := documentOf(store.EventsBetweenRow(rows[0]), 1) // older than any other that a store may have
+	doc := documentOf(store.EventsBetweenRow(rows[0]), version)
 	doc.Outcome = outcome
 	refusals, err := e.put(ctx, []Document{doc}, true)
 	if err != nil || len(refusals) == 0 {

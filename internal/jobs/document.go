@@ -27,7 +27,8 @@ func IsDelivery(kind string) bool {
 type documentArgs struct {
 	Args
 	Outcome *index.Outcome `json:"outcome,omitempty"`
-	Reason  string         `json:"reason"` // as the store gave it first
+	Version int64          `json:"version"` // of two outcomes of a delivery the one with the greater is newer
+	Reason  string         `json:"reason"`  // as the store gave it first
 }
 
 // Kind is River's name for the type.
@@ -43,7 +44,7 @@ func (q *Queue) InsertRefused(ctx context.Context, tx pgx.Tx, refused []index.Re
 				Entity: d.EntityType, EntityID: d.EntityID, EventType: event.Type(d.EventType), EventID: d.ID,
 				Day: d.Day.Format(dayLayout), PK: d.PK,
 			},
-			Reason: short(r.Reason),
+			Version: d.Version, Reason: short(r.Reason),
 		}
 		if d.Outcome != nil {
 			o := *d.Outcome
@@ -60,7 +61,7 @@ func (q *Queue) InsertRefused(ctx context.Context, tx pgx.Tx, refused []index.Re
 type documentWorker struct {
 	river.WorkerDefaults[documentArgs]
 	queue *Queue
-	store func(ctx context.Context, key index.Key, outcome *index.Outcome) (refused string, err error)
+	store func(ctx context.Context, key index.Key, outcome *index.Outcome, version int64) (refused string, err error)
 }
 
 // Timeout bounds the store's work.
@@ -75,7 +76,7 @@ func (w *documentWorker) Work(ctx context.Context, job *river.Job[documentArgs])
 	if err != nil {
 		return w.bury(ctx, job, "arguments", err)
 	}
-	reason, err := w.store(ctx, index.Key{Day: day, ID: job.Args.EventID, PK: job.Args.PK}, job.Args.Outcome)
+	reason, err := w.store(ctx, index.Key{Day: day, ID: job.Args.EventID, PK: job.Args.PK}, job.Args.Outcome, job.Args.Version)
 	switch {
 	case errors.Is(err, index.ErrNotFound):
 		return w.bury(ctx, job, "event_gone", err)

@@ -60,7 +60,7 @@ type Options struct {
 	Redis     *cache.Redis   // nil: deliveries are not marked as made, and keyed dedup is the database's
 	Results   *cache.Results // nil: no result is kept
 	// Documents stores a document of the history again that its store refused. nil: there is no such store.
-	Documents func(ctx context.Context, key index.Key, outcome *index.Outcome) (refused string, err error)
+	Documents func(ctx context.Context, key index.Key, outcome *index.Outcome, version int64) (refused string, err error)
 	ClientID  string
 	SoftStop  time.Duration // how long running deliveries may take when the worker stops
 	// Remains waits for what River still does after Run has returned because the lease was lost.

@@ -87,12 +87,12 @@ func (w *Worker) live(ctx context.Context) (err error) {
 }
 
 // storeDocument stores a document again that Elasticsearch refused, nil without an Elasticsearch.
-func (l *life) storeDocument() func(context.Context, index.Key, *index.Outcome) (string, error) {
+func (l *life) storeDocument() func(context.Context, index.Key, *index.Outcome, int64) (string, error) {
 	if l.elastic == nil {
 		return nil
 	}
-	return func(ctx context.Context, key index.Key, outcome *index.Outcome) (string, error) {
-		return l.elastic.Again(ctx, l.pool, key, outcome)
+	return func(ctx context.Context, key index.Key, outcome *index.Outcome, version int64) (string, error) {
+		return l.elastic.Again(ctx, l.pool, key, outcome, version)
 	}
 }
 
