@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/elastic/go-elasticsearch/v8"
+	"github.com/elastic/elastic-transport-go/v8/elastictransport"
 	"github.com/elastic/go-elasticsearch/v8/esapi"
 
 	"github.com/fraiseql/weir/internal/event"
@@ -33,7 +33,7 @@ type Search struct {
 	// DocumentTemplate is the document, a JSON object. Default: the event's data.
 	DocumentTemplate *rule.Template `yaml:"document_template,omitempty"`
 
-	client *elasticsearch.Client // nil: there was no section elasticsearch when the worker started
+	client *elastictransport.Client // nil: there was no section elasticsearch when the worker started
 }
 
 const (
@@ -247,7 +247,7 @@ func versionOf(p event.Position) (version int64, saturated bool, err error) {
 }
 
 // send writes, or removes.
-func (w write) send(ctx context.Context, client *elasticsearch.Client) (*outbound.Response, error) {
+func (w write) send(ctx context.Context, client *elastictransport.Client) (*outbound.Response, error) {
 	kind := "external" // a repeat, too, finds its own version there and is refused, which is as good
 	if w.saturated {
 		kind = "external_gte" // or a later change would be refused as the repeat of an earlier one

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/elastic/go-elasticsearch/v8"
+	"github.com/elastic/elastic-transport-go/v8/elastictransport"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -22,7 +22,7 @@ import (
 // takes creates only and has no external versions, so the newer of two outcomes could not win, and it knows an _id within its
 // newest backing index alone, so an event that is written again after a rollover would be there twice.
 type Elasticsearch struct {
-	client *elasticsearch.Client
+	client *elastictransport.Client
 	link   *link
 	cfg    ElasticsearchConfig
 	log    *slog.Logger
@@ -48,12 +48,12 @@ func OpenElasticsearch(c ElasticsearchConfig, o ElasticsearchOptions) (*Elastics
 	c = c.WithDefaults()
 	log := cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With("component", "elasticsearch")
 	l := newLink(c, log, newElasticMetrics(o.Registerer))
-	client, err := elasticsearch.NewClient(elasticsearch.Config{
-		Addresses: c.addresses(), APIKey: c.APIKeyEnv.Value(),
-		Username: c.UsernameEnv.Value(), Password: c.PasswordEnv.Value(),
-		// Callers know better what to repeat, and when.
-		DisableRetry: true, DisableMetaHeader: true, Transport: l,
-	})
+	client, err := elastictransport.NewClient(
+		elastictransport.WithURLs(c.servers()...), elastictransport.WithAPIKey(c.APIKeyEnv.Value()),
+		elastictransport.WithBasicAuth(c.UsernameEnv.Value(), c.PasswordEnv.Value()),
+		elastictransport.WithDisableRetry(), // callers know better what to repeat, and when
+		elastictransport.WithTransport(l),
+	)
 	if err != nil {
 		return nil, fmt.Errorf("open Elasticsearch: %w", err)
 	}
@@ -61,7 +61,7 @@ func OpenElasticsearch(c ElasticsearchConfig, o ElasticsearchOptions) (*Elastics
 }
 
 // Client is for requests of other kinds. Their answers count for Trouble, too.
-func (e *Elasticsearch) Client() *elasticsearch.Client { return e.client }
+func (e *Elasticsearch) Client() *elastictransport.Client { return e.client }
 
 // String names the servers, for people.
 func (e *Elasticsearch) String() string { return e.cfg.String() }

@@ -69,7 +69,7 @@ func (c ElasticsearchConfig) Check(value func(key string) ast.Node) error {
 
 func (c ElasticsearchConfig) encrypted() bool {
 	for _, u := range c.URLs {
-		if strings.HasPrefix(u.value, "https:") || u.value == "" { // "": refused, or not known
+		if u.parsed == nil || u.parsed.Scheme == "https" { // nil: refused, or not known
 			return true
 		}
 	}
@@ -77,23 +77,29 @@ func (c ElasticsearchConfig) encrypted() bool {
 }
 
 // String names the servers, for people.
-func (c ElasticsearchConfig) String() string { return strings.Join(c.addresses(), ", ") }
-
-func (c ElasticsearchConfig) addresses() []string {
+func (c ElasticsearchConfig) String() string {
 	all := make([]string, len(c.URLs))
 	for i, u := range c.URLs {
-		all[i] = u.value
+		all[i] = u.String()
+	}
+	return strings.Join(all, ", ")
+}
+
+func (c ElasticsearchConfig) servers() []*url.URL {
+	all := make([]*url.URL, len(c.URLs))
+	for i, u := range c.URLs {
+		all[i] = u.parsed
 	}
 	return all
 }
 
 // ServerURL is where a server is. It holds no password.
-type ServerURL struct{ value string }
+type ServerURL struct{ parsed *url.URL }
 
 // ParseServerURL reads http:// and https://. The error repeats nothing of it.
 func ParseServerURL(s string) (ServerURL, error) {
 	const want = "expected http://host:9200, or https:// for TLS"
-	u, err := url.Parse(s)
+	u, err := url.Parse(strings.TrimRight(s, "/"))
 	switch {
 	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "":
 		return ServerURL{}, errors.New("this is no URL of Elasticsearch: " + want)
@@ -103,14 +109,19 @@ func ParseServerURL(s string) (ServerURL, error) {
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return ServerURL{}, errors.New("a URL of Elasticsearch takes no parameters: " + want)
 	}
-	return ServerURL{value: strings.TrimRight(s, "/")}, nil
+	return ServerURL{parsed: u}, nil
 }
 
-// String is the URL.
-func (u ServerURL) String() string { return u.value }
+// String is the URL, "" where there is none.
+func (u ServerURL) String() string {
+	if u.parsed == nil {
+		return ""
+	}
+	return u.parsed.String()
+}
 
 // MarshalText is String.
-func (u ServerURL) MarshalText() ([]byte, error) { return []byte(u.value), nil }
+func (u ServerURL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
 // UnmarshalYAML reads a URL at a node of the file.
 func (u *ServerURL) UnmarshalYAML(_ context.Context, node ast.Node) error {

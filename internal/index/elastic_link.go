@@ -33,10 +33,6 @@ func newLink(c ElasticsearchConfig, log *slog.Logger, m *elasticMetrics) *link {
 	}
 }
 
-// product is a header that the client insists on, and which OpenSearch and proxies leave out. What matters of the server is
-// probed instead.
-const product = "X-Elastic-Product"
-
 // RoundTrip makes one request.
 func (l *link) RoundTrip(req *http.Request) (*http.Response, error) {
 	asked := req.Context()
@@ -49,9 +45,6 @@ func (l *link) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	l.answered(res.StatusCode)
-	if res.Header.Get(product) == "" {
-		res.Header.Set(product, "Elasticsearch")
-	}
 	res.Body = &answer{ReadCloser: res.Body, asked: asked, ctx: ctx, cancel: cancel, link: l}
 	return res, nil
 }
