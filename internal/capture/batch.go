@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"slices"
 	"time"
 
 	"github.com/fraiseql/weir/internal/event"
@@ -28,6 +29,9 @@ type batch struct {
 func (b *batch) add(d decoded, size int, now time.Time) {
 	switch {
 	case d.change != nil:
+		if len(b.changes) == cap(b.changes) {
+			b.changes = slices.Grow(b.changes, b.room())
+		}
 		b.changes = append(b.changes, *d.change)
 		b.bytes += size
 	case d.heartbeat:
@@ -38,6 +42,16 @@ func (b *batch) add(d decoded, size int, now time.Time) {
 	if b.started.IsZero() {
 		b.started = now
 	}
+}
+
+// room is for how many more changes there should be: append would grow large batches by quarters, and leave three times as much
+// garbage as the batch takes in the end.
+func (b *batch) room() int {
+	n := len(b.changes)
+	if n < batchChanges/8 {
+		return max(n, 8)
+	}
+	return max(batchChanges-n, 1)
 }
 
 // worthStoring says that the batch holds something. A position that moved over other WAL only is not written down:

@@ -102,7 +102,8 @@ func (x *Index) Record(ctx context.Context, tx pgx.Tx, events []Ingested) error 
 	}
 	// Should the transaction be rolled back, what is kept here is still what the event's next ingest will store.
 	for _, r := range records {
-		x.recent.put(KeyOf(r.Event), r)
+		e := *r.Event // a pointer into the caller's batch would keep all of it
+		x.recent.put(KeyOf(&e), Record{Event: &e, Payload: r.Payload})
 	}
 	return nil
 }

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -302,6 +304,26 @@ func TestCacheIsBounded(t *testing.T) {
 }
 
 // What was loaded is kept, too: the other deliveries of an event, and the attempts to come, need it.
+// A batch is megabytes, and few of its events may have a job.
+func TestTheCacheDoesNotKeepTheBatch(t *testing.T) {
+	h, x := newHistory(t), index.New(plenty, index.Config{})
+	batch := make([]event.Change, 1000)
+	batch[500].Event = *order(500, `{}`)
+	whole, key := weak.Make(&batch[0]), index.KeyOf(&batch[500].Event)
+	check(t, h.record(t.Context(), x, &batch[500].Event))
+	batch = nil //nolint:wastedassign // the last strong pointer
+	runtime.GC()
+	if whole.Value() != nil {
+		t.Error("the batch of a recent event is still in memory")
+	}
+	before := h.reads.Load()
+	_, err := x.Load(t.Context(), h, key)
+	check(t, err)
+	if h.reads.Load() != before {
+		t.Error("the event was read from the database")
+	}
+}
+
 func TestLoadFillsTheCache(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)

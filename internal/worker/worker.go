@@ -27,7 +27,7 @@ const (
 	// concurrency, which is what limits them.
 	functionConns = 10000
 	// eventCache is how many bytes of recent events are kept for their deliveries.
-	eventCache    = 16 << 20
+	eventCache    = 8 << 20
 	retryDatabase = 2 * time.Second
 	// shortLife is one after which the next does not begin at once.
 	shortLife = 10 * time.Second
