@@ -115,12 +115,12 @@ func (p *proxy) serveHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		w.WriteHeader(http.StatusOK)
-		conn, _, err := http.NewResponseController(w).Hijack()
+		conn, read, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			p.t.Error(err)
 			return
 		}
-		tunnel(conn, target)
+		tunnel(taken{conn, read}, target)
 		return
 	}
 	p.note(r.Method + " " + r.URL.Scheme + "://" + r.URL.Host)
@@ -141,6 +141,15 @@ func (p *proxy) forward(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(res.StatusCode)
 	io.Copy(w, res.Body)
 }
+
+// taken is a connection that was taken from a server, which may have read the first bytes of the tunnel already.
+type taken struct {
+	net.Conn
+
+	read io.Reader
+}
+
+func (t taken) Read(p []byte) (int, error) { return t.read.Read(p) }
 
 // tunnel copies until one side ends.
 func tunnel(a, b net.Conn) {

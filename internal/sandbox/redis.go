@@ -37,15 +37,24 @@ func StartRedis(ctx context.Context, args ...string) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort()
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	r := &Redis{port: port, dir: dir, args: args}
-	if err := r.Start(ctx); err != nil {
+	r := &Redis{dir: dir, args: args}
+	if err := r.startSomewhere(ctx); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return r, nil
+}
+
+// startSomewhere starts the server on a free port. A node of a Cluster takes another one, which may not be free: 10000 above it.
+func (r *Redis) startSomewhere(ctx context.Context) (err error) {
+	for range portAttempts {
+		if r.port, err = freePort(); err != nil {
+			return err
+		}
+		if err = r.Start(ctx); !errors.Is(err, errPortTaken) {
+			return err
+		}
+	}
+	return err
 }
 
 // Addr is the server's host:port.
@@ -60,9 +69,13 @@ func (r *Redis) Dir() string { return r.dir }
 // Start starts the server again after a Kill, on the same port and empty.
 func (r *Redis) Start(ctx context.Context) error {
 	r.out.Reset()
+	log := filepath.Join(r.dir, "redis.log")
+	if err := os.RemoveAll(log); err != nil { // of what was killed
+		return err
+	}
 	args := []string{
 		"--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--dir", r.dir, "--save", "", "--appendonly", "no",
-		"--cluster-config-file", filepath.Join(r.dir, "nodes.conf"),
+		"--cluster-config-file", filepath.Join(r.dir, "nodes.conf"), "--logfile", log,
 	}
 	for _, arg := range r.args {
 		args = append(args, strings.ReplaceAll(arg, "{port}", strconv.Itoa(r.port)))
@@ -75,15 +88,19 @@ func (r *Redis) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, redisStart)
 	defer cancel()
 	for {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.Addr())
-		if err == nil {
-			return conn.Close()
+		// A connection proves nothing: a node of a Cluster listens before it finds out that its second port is taken.
+		said, err := os.ReadFile(log)
+		if bytes.Contains(said, []byte("Ready to accept connections")) {
+			return nil
 		}
 		select {
 		case <-process.Exited():
-			return fmt.Errorf("redis-server ended: %w\n%s", process.Wait(), r.out.String())
+			if said, _ = os.ReadFile(log); bytes.Contains(said, []byte("Address already in use")) {
+				return fmt.Errorf("%w: %s", errPortTaken, said)
+			}
+			return fmt.Errorf("redis-server ended: %w\n%s%s", process.Wait(), r.out.String(), said)
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("redis-server does not answer: %w", err), process.Kill())
+			return errors.Join(fmt.Errorf("redis-server is not ready, and says:\n%s", said), err, process.Kill())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
