@@ -225,7 +225,7 @@ func TestElasticsearchRefusesWithItsReason(t *testing.T) {
 	if err != nil || len(refused) != 1 || refused[0].Document.ID != bad.ID {
 		t.Fatalf("refused %+v, %v", refused, err)
 	}
-	if why := refused[0].Reason; !strings.Contains(why, "document_parsing_exception: ") || !strings.Contains(why, "event_type") ||
+	if why := refused[0].Reason; !strings.Contains(why, "_parsing_exception: ") || !strings.Contains(why, "event_type") ||
 		len([]rune(why)) > 300 {
 		t.Errorf("the reason is %q", why)
 	}
