@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -49,30 +48,9 @@ func followed(t *testing.T, databaseURL string, follow func(index.FollowerOption
 	<-done
 }
 
-// finishedJobs is what a worker's queue finds: finished jobs in their order.
-func finishedJobs(ctx context.Context, db store.DBTX, since time.Time, after int64, limit int) ([]index.Finished, error) {
-	rows, err := store.New().FinishedJobs(ctx, db, store.FinishedJobsParams{Since: &since, AfterID: after, MaxRows: int32(limit)})
-	if err != nil {
-		return nil, err
-	}
-	all := make([]index.Finished, len(rows))
-	for i, row := range rows {
-		all[i] = index.Finished{JobID: row.ID, FinishedAt: *row.FinalizedAt}
-		var args jobs.Args
-		if err := json.Unmarshal(row.Args, &args); err != nil {
-			return nil, err
-		}
-		some, err := jobs.FinishedOf(ctx, db, []index.Key{{ID: args.EventID, PK: args.PK}})
-		if err != nil {
-			return nil, err
-		}
-		for _, one := range some {
-			if one.JobID == row.ID {
-				all[i] = one
-			}
-		}
-	}
-	return all, nil
+// finishedJobs is what a worker's queue finds.
+func finishedJobs(ctx context.Context, db store.DBTX, ids []int64) ([]index.Finished, error) {
+	return jobs.FinishedJobs(ctx, db, nil, ids)
 }
 
 // inPostgres makes the documents in PostgreSQL.

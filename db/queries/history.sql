@@ -67,6 +67,12 @@ SELECT day, id, pk, seq, created_at, ingested_at, event_type, entity_type, entit
 WHERE day = ANY(@days::date[]) AND id = ANY(@ids::uuid[])
   AND (day, id, pk) IN (SELECT unnest(@days::date[]), unnest(@ids::uuid[]), unnest(@pks::bigint[]));
 
+-- name: EventSizesByKey :many
+-- EventSizesByKey are the sizes of what EventsByKey returns.
+SELECT day, id, pk, octet_length(payload::text)::integer AS bytes FROM weir.event
+WHERE day = ANY(@days::date[]) AND id = ANY(@ids::uuid[])
+  AND (day, id, pk) IN (SELECT unnest(@days::date[]), unnest(@ids::uuid[]), unnest(@pks::bigint[]));
+
 -- name: OutcomesAfter :many
 SELECT day, delivery_id, event_id, event_pk, observer, action, action_type, endpoint, state, attempts, started_at, finished_at,
        duration_ms, response_status, error, cached, duplicate_of, seq
@@ -81,23 +87,28 @@ SELECT day, delivery_id, event_id, event_pk, observer, action, action_type, endp
 FROM weir.outcome
 WHERE event_id = ANY(@ids::uuid[]);
 
--- name: FinishedJobs :many
--- FinishedJobs are finished deliveries in the order in which they ended, dead letters among them.
-SELECT id, kind, queue, state, attempt, attempted_at, finalized_at, args, metadata, errors FROM (
-    (SELECT id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors FROM weir.river_job
+-- name: EndedJobs :many
+-- EndedJobs says when jobs ended, in that order, dead letters among them.
+SELECT id, finalized_at FROM (
+    (SELECT id, finalized_at FROM weir.river_job
      WHERE river_job.state = 'completed' AND river_job.finalized_at >= @since AND (river_job.finalized_at, river_job.id) > (@since, @after_id::bigint)
      ORDER BY river_job.finalized_at, river_job.id LIMIT @max_rows::integer)
     UNION ALL
-    (SELECT id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors FROM weir.river_job
+    (SELECT id, finalized_at FROM weir.river_job
      WHERE river_job.state = 'cancelled' AND river_job.finalized_at >= @since AND (river_job.finalized_at, river_job.id) > (@since, @after_id::bigint)
      ORDER BY river_job.finalized_at, river_job.id LIMIT @max_rows::integer)
     UNION ALL
-    (SELECT id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors FROM weir.river_job
+    (SELECT id, finalized_at FROM weir.river_job
      WHERE river_job.state = 'discarded' AND river_job.finalized_at >= @since AND (river_job.finalized_at, river_job.id) > (@since, @after_id::bigint)
      ORDER BY river_job.finalized_at, river_job.id LIMIT @max_rows::integer)
-) AS finished
-ORDER BY finished.finalized_at, finished.id
+) AS ended
+ORDER BY ended.finalized_at, ended.id
 LIMIT @max_rows::integer;
+
+-- name: FinishedJobs :many
+-- FinishedJobs are those of the jobs that have ended, dead letters among them, in no order.
+SELECT id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors FROM weir.river_job
+WHERE id = ANY(@ids::bigint[]) AND state IN ('completed', 'cancelled', 'discarded');
 
 -- name: PutDocuments :exec
 -- PutDocuments stores documents; the arrays are parallel. An older one of the same event or delivery is replaced.

@@ -17,8 +17,6 @@ const (
 	// payloads of the events that are held meanwhile.
 	roundRows  = 500
 	roundBytes = 2 << 20
-	// lookRows is how many events of deliveries are read at a time, since nobody knows how large they are.
-	lookRows = 20
 	// pollEvery is how often a follower looks whether there is something new. Ingest in its own process wakes it before that.
 	pollEvery = time.Second
 	// gather is how long a follower that was woken waits for more of the same.
@@ -46,9 +44,8 @@ type Finished struct {
 // FollowerOptions is what a Follower needs.
 type FollowerOptions struct {
 	Pool *pgxpool.Pool
-	// Finished returns finished jobs in the order in which they ended, after a moment and, of that moment, a job. Those that are
-	// no deliveries have no DeliveryID.
-	Finished func(ctx context.Context, db store.DBTX, since time.Time, afterID int64, limit int) ([]Finished, error)
+	// Finished returns those of the jobs that have ended, in no order. Those that are no deliveries have no DeliveryID.
+	Finished func(ctx context.Context, db store.DBTX, ids []int64) ([]Finished, error)
 	// Refused keeps documents that a store cannot take as dead letters, in the transaction that passes over them.
 	Refused func(ctx context.Context, tx pgx.Tx, refused []Refusal) error
 	// Index says what the configuration in force wants.
@@ -186,7 +183,7 @@ func (f *Follower) step(ctx context.Context) (more bool, err error) {
 	pending, err := store.New().HistoryPending(ctx, f.o.Pool, f.name)
 	if err == nil && !pending {
 		// A look that finds nothing writes nothing: an idle database stays idle.
-		pending, err = f.fresh.missed(ctx, f.o.Pool, at.FinishedAt, f.o.Finished)
+		pending, err = f.fresh.missed(ctx, f.o.Pool, at.FinishedAt)
 	}
 	if err != nil || !pending {
 		return false, err

@@ -95,18 +95,19 @@ func (w *documentWorker) bury(ctx context.Context, job *river.Job[documentArgs],
 	return bury(ctx, code, err)
 }
 
-// Finished returns jobs that have ended and are still River's, in the order in which they ended, after a moment and, of that
-// moment, a job. One that is no delivery has no DeliveryID.
-func (q *Queue) Finished(ctx context.Context, db store.DBTX, since time.Time, after int64, limit int) ([]index.Finished, error) {
-	return FinishedJobs(ctx, db, q.places(), since, after, limit)
+// Finished returns those of the jobs that have ended and are still River's, in no order. One that is no delivery has no
+// DeliveryID.
+func (q *Queue) Finished(ctx context.Context, db store.DBTX, ids []int64) ([]index.Finished, error) {
+	return FinishedJobs(ctx, db, q.places(), ids)
 }
 
 // FinishedJobs is Queue.Finished for who has no queue. places are the names of endpoints that are known, by those of their
 // queues.
-func FinishedJobs(
-	ctx context.Context, db store.DBTX, places map[string]string, since time.Time, after int64, limit int,
-) ([]index.Finished, error) {
-	rows, err := store.New().FinishedJobs(ctx, db, store.FinishedJobsParams{Since: &since, AfterID: after, MaxRows: int32(limit)})
+func FinishedJobs(ctx context.Context, db store.DBTX, places map[string]string, ids []int64) ([]index.Finished, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	rows, err := store.New().FinishedJobs(ctx, db, ids)
 	if err != nil {
 		return nil, err
 	}

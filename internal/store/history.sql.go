@@ -206,6 +206,56 @@ func (q *Queries) EndRound(ctx context.Context, db DBTX, arg EndRoundParams) (in
 	return result.RowsAffected(), nil
 }
 
+const endedJobs = `-- name: EndedJobs :many
+SELECT id, finalized_at FROM (
+    (SELECT id, finalized_at FROM weir.river_job
+     WHERE river_job.state = 'completed' AND river_job.finalized_at >= $1 AND (river_job.finalized_at, river_job.id) > ($1, $2::bigint)
+     ORDER BY river_job.finalized_at, river_job.id LIMIT $3::integer)
+    UNION ALL
+    (SELECT id, finalized_at FROM weir.river_job
+     WHERE river_job.state = 'cancelled' AND river_job.finalized_at >= $1 AND (river_job.finalized_at, river_job.id) > ($1, $2::bigint)
+     ORDER BY river_job.finalized_at, river_job.id LIMIT $3::integer)
+    UNION ALL
+    (SELECT id, finalized_at FROM weir.river_job
+     WHERE river_job.state = 'discarded' AND river_job.finalized_at >= $1 AND (river_job.finalized_at, river_job.id) > ($1, $2::bigint)
+     ORDER BY river_job.finalized_at, river_job.id LIMIT $3::integer)
+) AS ended
+ORDER BY ended.finalized_at, ended.id
+LIMIT $3::integer
+`
+
+type EndedJobsParams struct {
+	Since   *time.Time
+	AfterID int64
+	MaxRows int32
+}
+
+type EndedJobsRow struct {
+	ID          int64
+	FinalizedAt *time.Time
+}
+
+// EndedJobs says when jobs ended, in that order, dead letters among them.
+func (q *Queries) EndedJobs(ctx context.Context, db DBTX, arg EndedJobsParams) ([]EndedJobsRow, error) {
+	rows, err := db.Query(ctx, endedJobs, arg.Since, arg.AfterID, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []EndedJobsRow{}
+	for rows.Next() {
+		var i EndedJobsRow
+		if err := rows.Scan(&i.ID, &i.FinalizedAt); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const eventSizes = `-- name: EventSizes :many
 SELECT seq, octet_length(payload::text)::integer AS bytes FROM weir.event
 WHERE seq > $1
@@ -234,6 +284,51 @@ func (q *Queries) EventSizes(ctx context.Context, db DBTX, arg EventSizesParams)
 	for rows.Next() {
 		var i EventSizesRow
 		if err := rows.Scan(&i.Seq, &i.Bytes); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const eventSizesByKey = `-- name: EventSizesByKey :many
+SELECT day, id, pk, octet_length(payload::text)::integer AS bytes FROM weir.event
+WHERE day = ANY($1::date[]) AND id = ANY($2::uuid[])
+  AND (day, id, pk) IN (SELECT unnest($1::date[]), unnest($2::uuid[]), unnest($3::bigint[]))
+`
+
+type EventSizesByKeyParams struct {
+	Days []time.Time
+	IDs  []uuid.UUID
+	PKs  []int64
+}
+
+type EventSizesByKeyRow struct {
+	Day   time.Time
+	ID    uuid.UUID
+	PK    int64
+	Bytes int32
+}
+
+// EventSizesByKey are the sizes of what EventsByKey returns.
+func (q *Queries) EventSizesByKey(ctx context.Context, db DBTX, arg EventSizesByKeyParams) ([]EventSizesByKeyRow, error) {
+	rows, err := db.Query(ctx, eventSizesByKey, arg.Days, arg.IDs, arg.PKs)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []EventSizesByKeyRow{}
+	for rows.Next() {
+		var i EventSizesByKeyRow
+		if err := rows.Scan(
+			&i.Day,
+			&i.ID,
+			&i.PK,
+			&i.Bytes,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -416,28 +511,9 @@ func (q *Queries) EventsOfDay(ctx context.Context, db DBTX, arg EventsOfDayParam
 }
 
 const finishedJobs = `-- name: FinishedJobs :many
-SELECT id, kind, queue, state, attempt, attempted_at, finalized_at, args, metadata, errors FROM (
-    (SELECT id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors FROM weir.river_job
-     WHERE river_job.state = 'completed' AND river_job.finalized_at >= $1 AND (river_job.finalized_at, river_job.id) > ($1, $2::bigint)
-     ORDER BY river_job.finalized_at, river_job.id LIMIT $3::integer)
-    UNION ALL
-    (SELECT id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors FROM weir.river_job
-     WHERE river_job.state = 'cancelled' AND river_job.finalized_at >= $1 AND (river_job.finalized_at, river_job.id) > ($1, $2::bigint)
-     ORDER BY river_job.finalized_at, river_job.id LIMIT $3::integer)
-    UNION ALL
-    (SELECT id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors FROM weir.river_job
-     WHERE river_job.state = 'discarded' AND river_job.finalized_at >= $1 AND (river_job.finalized_at, river_job.id) > ($1, $2::bigint)
-     ORDER BY river_job.finalized_at, river_job.id LIMIT $3::integer)
-) AS finished
-ORDER BY finished.finalized_at, finished.id
-LIMIT $3::integer
+SELECT id, kind, queue, state::text AS state, attempt, attempted_at, finalized_at, args, metadata, errors FROM weir.river_job
+WHERE id = ANY($1::bigint[]) AND state IN ('completed', 'cancelled', 'discarded')
 `
-
-type FinishedJobsParams struct {
-	Since   *time.Time
-	AfterID int64
-	MaxRows int32
-}
 
 type FinishedJobsRow struct {
 	ID          int64
@@ -452,9 +528,9 @@ type FinishedJobsRow struct {
 	Errors      [][]byte
 }
 
-// FinishedJobs are finished deliveries in the order in which they ended, dead letters among them.
-func (q *Queries) FinishedJobs(ctx context.Context, db DBTX, arg FinishedJobsParams) ([]FinishedJobsRow, error) {
-	rows, err := db.Query(ctx, finishedJobs, arg.Since, arg.AfterID, arg.MaxRows)
+// FinishedJobs are those of the jobs that have ended, dead letters among them, in no order.
+func (q *Queries) FinishedJobs(ctx context.Context, db DBTX, ids []int64) ([]FinishedJobsRow, error) {
+	rows, err := db.Query(ctx, finishedJobs, ids)
 	if err != nil {
 		return nil, err
 	}

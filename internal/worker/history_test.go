@@ -183,10 +183,13 @@ observers:
 		"Elasticsearch": func() map[string]string { return r.stored(server.URL(), installation) },
 		"PostgreSQL":    r.documented,
 	} {
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		for have, deadline := 0, time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
 			got := held()
 			if maps.Equal(got, want) {
 				break
+			}
+			if len(got) != have { // it is on its way
+				have, deadline = len(got), time.Now().Add(time.Minute)
 			}
 			if time.Now().After(deadline) {
 				t.Errorf("%s: %s", name, difference(got, want))
