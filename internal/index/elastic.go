@@ -52,7 +52,7 @@ func OpenElasticsearch(c ElasticsearchConfig, o ElasticsearchOptions) (*Elastics
 		elastictransport.WithURLs(c.servers()...), elastictransport.WithAPIKey(c.APIKeyEnv.Value()),
 		elastictransport.WithBasicAuth(c.UsernameEnv.Value(), c.PasswordEnv.Value()),
 		elastictransport.WithDisableRetry(), // callers know better what to repeat, and when
-		elastictransport.WithTransport(l),
+		elastictransport.WithTransport(l), elastictransport.WithUserAgent("Weir"),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("open Elasticsearch: %w", err)
