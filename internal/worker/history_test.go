@@ -183,7 +183,8 @@ observers:
 		"Elasticsearch": func() map[string]string { return r.stored(server.URL(), installation) },
 		"PostgreSQL":    r.documented,
 	} {
-		for have, deadline := 0, time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		for have, deadline := 0, time.Now().Add(time.Minute); ; {
+			began := time.Now()
 			got := held()
 			if maps.Equal(got, want) {
 				break
@@ -195,6 +196,7 @@ observers:
 				t.Errorf("%s: %s", name, difference(got, want))
 				break
 			}
+			time.Sleep(max(200*time.Millisecond, 2*time.Since(began))) // a look at half a million documents costs the store something
 		}
 	}
 	t.Logf("%d documents, of them %d dead", len(want), len(r.dead(t)))
