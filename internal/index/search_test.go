@@ -37,3 +37,28 @@ func TestSearchByNames(t *testing.T) {
 		}
 	}
 }
+
+// A follower that was thought dead may wake up in the middle of its round.
+func TestTheNewestOutcomeWins(t *testing.T) {
+	t.Parallel()
+	h := newHistory(t)
+	now, delivery := time.Now().UTC(), uuid.New()
+	put := func(version int64, state string) {
+		check(t, index.PutDocuments(t.Context(), h, []index.Document{{
+			Key: index.Key{Day: now.Truncate(24 * time.Hour), ID: delivery, PK: 1}, Seq: 1, At: now, EntityType: "Order",
+			Version: version, Outcome: &index.Outcome{DeliveryID: delivery, Observer: "o", State: state},
+		}}))
+	}
+	put(2, "dead")
+	put(3, "delivered")
+	put(2, "dead")
+	for state, want := range map[string]int{"delivered": 1, "dead": 0} {
+		for _, s := range []index.Search{{Outcome: state, Limit: 10}, {Query: parse(t, state), Limit: 10}} {
+			hits, err := index.NewPostgres(h).Search(t.Context(), s)
+			check(t, err)
+			if len(hits) != want {
+				t.Errorf("%d hits of %s, want %d", len(hits), state, want)
+			}
+		}
+	}
+}
