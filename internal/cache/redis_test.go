@@ -267,6 +267,14 @@ func TestSentinel(t *testing.T) {
 
 	w := newWorker(t, cfg, "failover", ResultsOptions{})
 	w.store(key("k"), "v")
+	master := redis.NewClient(&redis.Options{Addr: first.Addr()})
+	t.Cleanup(func() { _ = master.Close() })
+	eventually(t, 20*time.Second, "the other server has it", func() bool { // nobody promises that: replication lags behind
+		info, err := master.Info(t.Context(), "replication").Result()
+		_, position, found := strings.Cut(info, "master_repl_offset:")
+		position, _, _ = strings.Cut(position, "\r")
+		return err == nil && found && strings.Contains(info, ",offset="+position+",")
+	})
 	if err := first.Kill(); err != nil {
 		t.Fatal(err)
 	}
