@@ -201,14 +201,16 @@ func (c *claim) take(ctx context.Context) error {
 }
 
 // conclude begins the window, or gives the claim back: also when it was never had, since Redis may be back, and may have
-// done what it did not answer to.
+// done what it did not answer to. Who was stopped and may have been declared dead gives nothing back: the call that it was making
+// may have arrived, and it is for the delivery's next attempt, which takes the claim over at once, to find that out.
 func (c *claim) conclude(ctx context.Context, failure error, window time.Duration) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), concludeTime)
 	defer cancel()
 	var err error
-	if failure == nil {
+	switch {
+	case failure == nil:
 		err = c.runner.claims.Done(ctx, c.key, c.holder, window)
-	} else {
+	case c.runner.lease.Check() == nil:
 		err = c.runner.claims.Release(ctx, c.key, c.holder)
 	}
 	if err != nil {

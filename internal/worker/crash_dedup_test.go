@@ -279,3 +279,48 @@ observers:
 		})
 	}
 }
+
+// TestStoppedWorkerLeavesItsClaim stops a worker in the middle of a call that has arrived, until the call's time is over and the
+// worker has been declared dead. What shares the call waits for the delivery's next attempt, although the call has failed as far
+// as that worker knows. (Redis does not know who is dead, as PostgreSQL does.)
+func TestStoppedWorkerLeavesItsClaim(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var first sync.Once
+	rc := newReceiver(t, func(_ http.ResponseWriter, req *http.Request) { first.Do(func() { <-req.Context().Done() }) })
+	config := r.write(fmt.Sprintf(`
+redis: {url: %q, timeout: 5s}
+outbound: {allow: [127.0.0.1]}
+endpoints: {erp: {concurrency: 1}}
+observers:
+  pair:
+    entity: Order
+    actions: [{type: webhook, url: %q, endpoint: erp, timeout: 8s, dedup: {key: "{{ pair }}", window: 1h, required: true}}]
+`, postgres.Redis(t).URL(), rc.URL))
+	stopped := r.spawn(t, config)
+	old := stopped.clientID()
+	r.order(`{"pair": 1}`)
+	r.await("the call", func() bool { return len(rc.seen()) == 1 })
+	over := time.Now().Add(8 * time.Second)
+	stopped.signal(t, syscall.SIGSTOP)
+	r.exec("UPDATE weir.river_queue SET paused_at = now() WHERE name = 'erp'") // until it has woken up
+	other := r.spawn(t, config)
+	r.await("the rescue", func() bool { return r.jobs("state = 'available'") == "1" })
+	r.exec("UPDATE weir.river_job SET priority = 4 WHERE kind = 'weir_webhook'") // the other delivery comes first
+	r.order(`{"pair": 1}`)
+	r.await("the other delivery", func() bool { return r.jobs("state = 'available'") == "2" })
+	time.Sleep(time.Until(over))
+	stopped.signal(t, syscall.SIGCONT)
+	r.await("another life", func() bool { return stopped.clientID() != old })
+	if err := other.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	r.exec("UPDATE weir.river_queue SET paused_at = NULL WHERE name = 'erp'")
+	r.spawn(t, config)
+	r.await("both are done", func() bool { return r.jobs("state = 'completed'") == "2" })
+	for _, req := range rc.seen() {
+		if id := rc.seen()[0].id; req.id != id {
+			t.Errorf("%s was sent after %s", req.id, id)
+		}
+	}
+}
