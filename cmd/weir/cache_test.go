@@ -106,9 +106,9 @@ func TestCacheCannotBeAsked(t *testing.T) {
 		cache("--config", "/nonexistent/weir.yaml").exits(3).complains("no such file")
 		cache("--config", with("url: nowhere")).exits(3).complains("this is no URL of Redis")
 		cache("--config", with("url: redis://localhost, password_env: NOT_SET")).exits(3).complains("NOT_SET")
-		cache("--config", with("url: "+away.URL())).exits(4).
+		cache("--config", with("url: "+away.URL()+", timeout: 5s")).exits(4).
 			complains("cannot ask the Redis at "+away.Addr()+": Redis: dial tcp", "check that it runs, and the section redis")
-		denied := cache("--config", with("url: 'redis://:hunter2@"+locked.Addr()+"'")).exits(4).complains("WRONGPASS")
+		denied := cache("--config", with("url: 'redis://:hunter2@"+locked.Addr()+"', timeout: 5s")).exits(4).complains("WRONGPASS")
 		if strings.Contains(denied.stdout+denied.stderr, "hunter2") {
 			t.Errorf("the password shows: %s", denied.stderr)
 		}

@@ -14,7 +14,7 @@ func TestDoctorLooksAtRedis(t *testing.T) {
 	url, db := database(t)
 	ask := func(redisURL string) result {
 		t.Helper()
-		path, _ := slotFile(t, db, fmt.Sprintf("redis: {url: %q}\n", redisURL))
+		path, _ := slotFile(t, db, fmt.Sprintf("redis: {url: %q, timeout: 5s}\n", redisURL))
 		return weir(t, "doctor", "--config", path, "--database-url", url).exits(0)
 	}
 	ask(server.URL()).says("ok       redis", "it serves, version ")
