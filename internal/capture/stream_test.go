@@ -156,7 +156,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 
 func (r *rig) await(what string, is func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			r.t.Fatalf("never happened: %s", what)
 		}
