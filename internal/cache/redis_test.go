@@ -291,7 +291,7 @@ func TestCluster(t *testing.T) {
 	var addrs []string
 	var nodes []*redis.Client
 	for range 3 {
-		server := sandbox.TestRedis(t, "--cluster-enabled", "yes", "--cluster-port", freePort(t), "--cluster-node-timeout", "5000")
+		server := sandbox.TestRedis(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "5000")
 		node := redis.NewClient(&redis.Options{Addr: server.Addr()})
 		t.Cleanup(func() { _ = node.Close() })
 		addrs, nodes = append(addrs, server.Addr()), append(nodes, node)
@@ -302,11 +302,7 @@ func TestCluster(t *testing.T) {
 			t.Fatal(err)
 		}
 		host, port, _ := net.SplitHostPort(addrs[i])
-		bus, err := node.ConfigGet(t.Context(), "cluster-port").Result()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := nodes[0].Do(t.Context(), "cluster", "meet", host, port, bus["cluster-port"]).Err(); i > 0 && err != nil {
+		if err := nodes[0].ClusterMeet(t.Context(), host, port).Err(); i > 0 && err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -68,7 +68,10 @@ func StartElasticsearch(ctx context.Context, options ...ElasticsearchOptions) (*
 	}
 	err := e.configure(ctx)
 	if err == nil {
-		err = e.startSomewhere(ctx)
+		err = onFreePort(func(port int) error {
+			e.port = port
+			return e.Start(ctx)
+		})
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start Elasticsearch: %w", err), e.Stop())
@@ -186,19 +189,6 @@ func (e *Elasticsearch) command(name string, args ...string) *exec.Cmd {
 	}
 	cmd.SysProcAttr = e.as.attributes()
 	return cmd
-}
-
-// startSomewhere starts the server on a free port.
-func (e *Elasticsearch) startSomewhere(ctx context.Context) (err error) {
-	for range portAttempts {
-		if e.port, err = freePort(); err != nil {
-			return err
-		}
-		if err = e.Start(ctx); !errors.Is(err, errPortTaken) {
-			return err
-		}
-	}
-	return err
 }
 
 // URL is how to connect. It holds no password.

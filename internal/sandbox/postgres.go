@@ -100,7 +100,10 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 		err = s.copyFrom(ctx, o.CopyOf.own, o.Standby)
 	}
 	if err == nil {
-		err = s.startSomewhere(ctx)
+		err = onFreePort(func(port int) error {
+			s.port = port
+			return s.start(ctx)
+		})
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close(context.WithoutCancel(ctx)))

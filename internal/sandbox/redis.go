@@ -38,23 +38,14 @@ func StartRedis(ctx context.Context, args ...string) (*Redis, error) {
 		return nil, err
 	}
 	r := &Redis{dir: dir, args: args}
-	if err := r.startSomewhere(ctx); err != nil {
+	err = onFreePort(func(port int) error { // with 10000 more for a node of a Cluster, which may be taken, too
+		r.port = port
+		return r.Start(ctx)
+	})
+	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return r, nil
-}
-
-// startSomewhere starts the server on a free port. A node of a Cluster takes another one, which may not be free: 10000 above it.
-func (r *Redis) startSomewhere(ctx context.Context) (err error) {
-	for range portAttempts {
-		if r.port, err = freePort(); err != nil {
-			return err
-		}
-		if err = r.Start(ctx); !errors.Is(err, errPortTaken) {
-			return err
-		}
-	}
-	return err
 }
 
 // Addr is the server's host:port.

@@ -171,14 +171,15 @@ func (s *server) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// startSomewhere starts the server on a free port.
-func (s *server) startSomewhere(ctx context.Context) error {
+// onFreePort starts a server on a free port, and on another one when it finds that taken.
+func onFreePort(start func(port int) error) error {
 	var err error
 	for range portAttempts {
-		if s.port, err = freePort(); err != nil {
-			return err
+		port, noneFree := freePort()
+		if noneFree != nil {
+			return noneFree
 		}
-		if err = s.start(ctx); !errors.Is(err, errPortTaken) {
+		if err = start(port); !errors.Is(err, errPortTaken) {
 			return err
 		}
 	}
