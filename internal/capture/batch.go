@@ -29,8 +29,9 @@ type batch struct {
 func (b *batch) add(d decoded, size int, now time.Time) {
 	switch {
 	case d.change != nil:
-		if len(b.changes) == cap(b.changes) {
-			b.changes = slices.Grow(b.changes, b.room())
+		if n := len(b.changes); n == cap(b.changes) && n >= batchChanges/8 && n < batchChanges {
+			// append would grow it by quarters, and leave three times as much garbage as the batch takes in the end.
+			b.changes = slices.Grow(b.changes, batchChanges-n)
 		}
 		b.changes = append(b.changes, *d.change)
 		b.bytes += size
@@ -42,16 +43,6 @@ func (b *batch) add(d decoded, size int, now time.Time) {
 	if b.started.IsZero() {
 		b.started = now
 	}
-}
-
-// room is for how many more changes there should be: append would grow large batches by quarters, and leave three times as much
-// garbage as the batch takes in the end.
-func (b *batch) room() int {
-	n := len(b.changes)
-	if n < batchChanges/8 {
-		return max(n, 8)
-	}
-	return max(batchChanges-n, 1)
 }
 
 // worthStoring says that the batch holds something. A position that moved over other WAL only is not written down:
