@@ -73,14 +73,7 @@ const (
 )
 
 func (a *app) reindex(ctx context.Context, r index.Reindex, named string) error {
-	return a.withDatabase(ctx, func(s *settings, conn *pgx.Conn) error {
-		where, err := s.chosenStore(named)
-		if err != nil {
-			return err
-		}
-		if _, err := ops.CheckMigrated(ctx, conn); err != nil {
-			return err
-		}
+	return a.withStore(ctx, named, func(s *settings, conn *pgx.Conn, where string) error {
 		today := time.Now().UTC().Truncate(hoursOfDay)
 		if r.From.IsZero() {
 			r.From = today.Add(-s.retention()).Truncate(hoursOfDay)

@@ -122,7 +122,8 @@ func (s *settings) instead(named string) bool {
 	return named == "" && s.file != nil && s.file.History.InPostgres()
 }
 
-func (a *app) search(ctx context.Context, named string, q index.Search) error {
+// withStore runs a command that needs a store of the history: the named one, or that of the configuration.
+func (a *app) withStore(ctx context.Context, named string, do func(s *settings, conn *pgx.Conn, where string) error) error {
 	return a.withDatabase(ctx, func(s *settings, conn *pgx.Conn) error {
 		where, err := s.chosenStore(named)
 		if err != nil {
@@ -131,6 +132,12 @@ func (a *app) search(ctx context.Context, named string, q index.Search) error {
 		if _, err := ops.CheckMigrated(ctx, conn); err != nil {
 			return err
 		}
+		return do(s, conn, where)
+	})
+}
+
+func (a *app) search(ctx context.Context, named string, q index.Search) error {
+	return a.withStore(ctx, named, func(s *settings, conn *pgx.Conn, where string) error {
 		found, err := a.find(ctx, s, conn, where, q)
 		if unasked(err) && s.instead(named) {
 			a.notef("weir: PostgreSQL answers: %v", err)
