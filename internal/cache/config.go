@@ -206,13 +206,7 @@ func (u URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
 // UnmarshalYAML reads a URL at a node of the file.
 func (u *URL) UnmarshalYAML(_ context.Context, node ast.Node) error {
-	text, _ := setting.Text(node)
-	v, err := ParseURL(text)
-	if err != nil {
-		return setting.ErrorAt(node, "%s", err)
-	}
-	*u = v
-	return nil
+	return setting.Parsed(node, u, ParseURL)
 }
 
 // JSONSchema describes a URL to editors.

@@ -125,13 +125,7 @@ func (u ServerURL) MarshalText() ([]byte, error) { return []byte(u.String()), ni
 
 // UnmarshalYAML reads a URL at a node of the file.
 func (u *ServerURL) UnmarshalYAML(_ context.Context, node ast.Node) error {
-	text, _ := setting.Text(node)
-	v, err := ParseServerURL(text)
-	if err != nil {
-		return setting.ErrorAt(node, "%s", err)
-	}
-	*u = v
-	return nil
+	return setting.Parsed(node, u, ParseServerURL)
 }
 
 // JSONSchema describes a URL to editors.

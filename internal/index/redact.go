@@ -55,13 +55,7 @@ func (r Redact) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // UnmarshalYAML reads a field at a node of the file.
 func (r *Redact) UnmarshalYAML(_ context.Context, node ast.Node) error {
-	text, _ := setting.Text(node)
-	v, err := ParseRedact(text)
-	if err != nil {
-		return setting.ErrorAt(node, "%s", err)
-	}
-	*r = v
-	return nil
+	return setting.Parsed(node, r, ParseRedact)
 }
 
 // JSONSchema describes such a field to editors.

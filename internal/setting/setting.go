@@ -60,6 +60,17 @@ func Text(node ast.Node) (string, bool) {
 	}
 }
 
+// Parsed reads a node's text with a function that says what is wrong with it, and of "", which is what a node without a text has.
+func Parsed[T any](node ast.Node, into *T, parse func(string) (T, error)) error {
+	text, _ := Text(node)
+	v, err := parse(text)
+	if err != nil {
+		return ErrorAt(node, "%s", err)
+	}
+	*into = v
+	return nil
+}
+
 // Written finds what value finds, and nothing for a key that stands there without a value.
 func Written(value func(key string) ast.Node) func(key string) ast.Node {
 	return func(key string) ast.Node {
