@@ -1,7 +1,7 @@
 -- name: GetCheckpoint :one
 -- GetCheckpoint returns pgx.ErrNoRows before the first start.
 SELECT system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
-       events, commit_time, created_at, updated_at
+       events, commit_time, created_at, updated_at, owned_since, began_at, problem, coalesce(tables_from - '0/0', 0)::bigint AS tables_from
 FROM weir.checkpoint;
 
 -- name: SchemaUsed :one
@@ -20,10 +20,10 @@ ON CONFLICT DO NOTHING;
 -- adoption has come in between. The new epoch fences the owner before: its next advance changes 0 rows. updated_at stays:
 -- it tells how old the position is.
 UPDATE weir.checkpoint
-SET epoch = epoch + 1, owner = @owner, server = @server, database_system = @database_system
+SET epoch = epoch + 1, owner = @owner, owned_since = now(), server = @server, database_system = @database_system
 WHERE epoch = @epoch
 RETURNING system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
-          events, commit_time, created_at, updated_at;
+          events, commit_time, created_at, updated_at, owned_since, began_at, problem, coalesce(tables_from - '0/0', 0)::bigint AS tables_from;
 
 -- name: AdoptCheckpoint :execrows
 -- AdoptCheckpoint makes the checkpoint that of another source, for a worker that nobody has fenced since: 0 rows mean that
@@ -59,6 +59,12 @@ UPDATE weir.checkpoint
 SET lsn = '0/0'::pg_lsn + @lsn::bigint, tx_index = @tx_index, commit_time = coalesce(sqlc.narg('commit_time'), commit_time),
     events = events + @events::bigint, updated_at = now()
 WHERE lsn = '0/0'::pg_lsn + @from_lsn::bigint AND tx_index = @from_tx_index AND epoch = @epoch;
+
+-- name: CountIngested :execrows
+-- CountIngested is AdvanceCheckpoint for what is ingested beside the stream: the position stays where it is.
+UPDATE weir.checkpoint
+SET events = events + @events::bigint, updated_at = now()
+WHERE epoch = @epoch;
 
 -- name: SchemaVersion :one
 -- SchemaVersion is to be compared with migrations.Version; migrations.Current also answers without schema weir.

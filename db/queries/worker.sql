@@ -8,7 +8,8 @@ RETURNING seen_at;
 -- name: RenewLease :one
 -- RenewLease returns pgx.ErrNoRows when the worker has been declared dead.
 UPDATE weir.worker
-SET seen_at = clock_timestamp(), config_loaded_at = @config_loaded_at, config_error = @config_error
+SET seen_at = clock_timestamp(), config_loaded_at = @config_loaded_at, config_error = @config_error,
+    stream_at = CASE WHEN @reads_stream::boolean THEN clock_timestamp() ELSE stream_at END
 WHERE client_id = @client_id
 RETURNING seen_at;
 
@@ -27,6 +28,7 @@ RETURNING client_id, hostname, pid, seen_at;
 
 -- name: ListWorkers :many
 -- ListWorkers are all that hold a lease, the oldest first.
-SELECT client_id, hostname, pid, version, started_at, seen_at, config_loaded_at, config_error, clock_timestamp()::timestamptz AS now
+SELECT client_id, hostname, pid, version, started_at, seen_at, config_loaded_at, config_error, stream_at,
+       clock_timestamp()::timestamptz AS now
 FROM weir.worker
 ORDER BY started_at, client_id;

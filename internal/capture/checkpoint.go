@@ -17,10 +17,16 @@ import (
 // checkpoint is the row of weir.checkpoint: how far the stream has been turned into events and jobs, of which source.
 type checkpoint struct {
 	identity
-	Slot     string
-	Position event.Position
-	Epoch    int64     // grows with each owner; an owner with an older one is fenced
-	Stored   time.Time // when it reached Position
+	Slot       string
+	Position   event.Position
+	Epoch      int64     // grows with each owner; an owner with an older one is fenced
+	Stored     time.Time // when it reached Position
+	Owner      string    // client id of the worker that last took it
+	State      string    // streaming, recovering or gap
+	Problem    string    // why it is not streaming
+	CommitTime time.Time // of the newest ingested change; zero before the first
+	BeganAt    time.Time // older rows of the change log are none of ours
+	TablesFrom event.LSN // from here on the publication of the tables can be read; 0: not at all
 }
 
 // start is where a stream stands before it takes the slot.
@@ -152,13 +158,18 @@ func readCheckpoint(ctx context.Context, db store.DBTX) (*checkpoint, error) {
 }
 
 func checkpointOf(row store.GetCheckpointRow) *checkpoint {
-	return &checkpoint{
+	cp := &checkpoint{
 		identity: identity{
 			System: row.SystemIdentifier, Timeline: row.Timeline, Server: parseServer(row.Server),
 			Home: parseHome(row.DatabaseSystem), Installation: row.Installation,
 		},
 		Slot: row.Slot, Position: event.Position{LSN: event.LSN(row.LSN), Index: row.TxIndex}, Epoch: row.Epoch, Stored: row.UpdatedAt,
+		Owner: row.Owner, State: row.State, Problem: row.Problem, BeganAt: row.BeganAt, TablesFrom: event.LSN(row.TablesFrom),
 	}
+	if row.CommitTime != nil {
+		cp.CommitTime = *row.CommitTime
+	}
+	return cp
 }
 
 // insertCheckpoint changes nothing when another worker was first.

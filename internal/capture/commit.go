@@ -21,6 +21,7 @@ type committer struct {
 	sink      Sink
 	committed func() // optional
 	epoch     int64
+	beside    bool           // the changes come not from the stream: the position stays where it is
 	pos       event.Position // as stored
 	stored    *atomic.Uint64 // a confirmed, read by the stream
 	metrics   *metrics
@@ -80,16 +81,8 @@ func (c *committer) ingest(ctx context.Context, changes []event.Change, end even
 // events and jobs. After it, and only when it ended a source transaction, the position may be confirmed.
 func (c *committer) commit(ctx context.Context, changes []event.Change, end event.Position, committed time.Time) error {
 	err := pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
-		moved, err := store.New().AdvanceCheckpoint(ctx, tx, store.AdvanceCheckpointParams{
-			FromLSN: int64(c.pos.LSN), FromTxIndex: c.pos.Index, Epoch: c.epoch,
-			LSN: int64(end.LSN), TxIndex: end.Index, Events: int64(len(changes)),
-			CommitTime: commitTime(changes, committed),
-		})
-		if err != nil {
-			return fmt.Errorf("advance the checkpoint: %w", err)
-		}
-		if moved != 1 {
-			return errFenced
+		if err := c.advance(ctx, tx, changes, end, committed); err != nil {
+			return err
 		}
 		if len(changes) == 0 {
 			return nil
@@ -99,10 +92,8 @@ func (c *committer) commit(ctx context.Context, changes []event.Change, end even
 	if err != nil {
 		return err
 	}
-	c.pos = end
-	if end.Index == 0 {
-		c.stored.Store(uint64(end.LSN))
-		c.metrics.stored.Store(uint64(end.LSN))
+	if !c.beside {
+		c.reached(end)
 	}
 	bad := rejected(changes)
 	c.metrics.changes.WithLabelValues("rejected").Add(float64(bad))
@@ -111,6 +102,37 @@ func (c *committer) commit(ctx context.Context, changes []event.Change, end even
 		c.committed()
 	}
 	return nil
+}
+
+// advance moves the checkpoint, or fails for who does not own it any more.
+func (c *committer) advance(ctx context.Context, tx pgx.Tx, changes []event.Change, end event.Position, committed time.Time) error {
+	var moved int64
+	var err error
+	if c.beside {
+		moved, err = store.New().CountIngested(ctx, tx, store.CountIngestedParams{Epoch: c.epoch, Events: int64(len(changes))})
+	} else {
+		moved, err = store.New().AdvanceCheckpoint(ctx, tx, store.AdvanceCheckpointParams{
+			FromLSN: int64(c.pos.LSN), FromTxIndex: c.pos.Index, Epoch: c.epoch,
+			LSN: int64(end.LSN), TxIndex: end.Index, Events: int64(len(changes)),
+			CommitTime: commitTime(changes, committed),
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("advance the checkpoint: %w", err)
+	}
+	if moved != 1 {
+		return errFenced
+	}
+	return nil
+}
+
+// reached is told what has been committed. Only the end of a whole source transaction may be confirmed.
+func (c *committer) reached(end event.Position) {
+	c.pos = end
+	if end.Index == 0 {
+		c.stored.Store(uint64(end.LSN))
+		c.metrics.stored.Store(uint64(end.LSN))
+	}
 }
 
 func rejected(changes []event.Change) int {

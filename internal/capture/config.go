@@ -25,6 +25,11 @@ type Config struct {
 	Publication Name `yaml:"publication,omitempty"`
 	// ChangeLog is the change log's table. Default: core.tb_entity_change_log; "" for none.
 	ChangeLog *Table `yaml:"change_log,omitempty"`
+	// Lease is how long an owner of the stream may hang, or be cut off, before another worker takes over. Default: 10s.
+	Lease setting.Duration `yaml:"lease,omitempty"`
+	// RecoveryWindow is how long a transaction may have been open before its commit for a lost slot to be made up for from the
+	// change log. Default: 24h.
+	RecoveryWindow setting.Duration `yaml:"recovery_window,omitempty"`
 	// Heartbeat is how often at the most an idle slot is moved on. Default: 10s.
 	Heartbeat setting.Duration `yaml:"heartbeat,omitempty"`
 }
@@ -34,6 +39,8 @@ func (c Config) WithDefaults() Config {
 	c.Slot = cmp.Or(c.Slot, "weir")
 	c.Publication = cmp.Or(c.Publication, "weir")
 	c.Heartbeat = cmp.Or(c.Heartbeat, setting.Duration(10*time.Second))
+	c.Lease = cmp.Or(c.Lease, setting.Duration(10*time.Second))
+	c.RecoveryWindow = cmp.Or(c.RecoveryWindow, setting.Duration(24*time.Hour))
 	if c.ChangeLog == nil {
 		c.ChangeLog = &Table{Schema: "core", Name: "tb_entity_change_log"}
 	}

@@ -33,8 +33,11 @@ type Options struct {
 	ClientID     string // who owns the stream; part of each session's application_name
 	Sink         Sink
 	Committed    func() // told after each COMMIT of what went through Sink; optional
-	Logger       *slog.Logger
-	Registerer   prometheus.Registerer
+	// MayBury says that this worker has seen the database up for as long as a lease lasts, so that a lease that has run out is
+	// its owner's fault. Without it no owner that hangs is replaced.
+	MayBury    func() bool
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 // State is what a Stream is doing.

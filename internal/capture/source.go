@@ -460,22 +460,16 @@ func createSlot(ctx context.Context, conn *pgx.Conn, cfg Config, logger *slog.Lo
 	stop := reportWaiting(ctx, logger, watch)
 	defer stop()
 	sql := `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`
-	var version int
-	if err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+	version, err := serverVersion(ctx, conn)
+	if err != nil {
 		return err
 	}
 	if version >= 170000 {
 		sql = `SELECT pg_create_logical_replication_slot($1, 'pgoutput', failover => true)`
 	}
-	_, err := conn.Exec(ctx, sql, string(cfg.Slot))
-	if hasCode(err, "53400") {
-		return &SetupError{
-			"all replication slots are in use",
-			"ALTER SYSTEM SET max_replication_slots = 20; then restart PostgreSQL, or drop a slot that nobody uses",
-		}
-	}
+	_, err = conn.Exec(ctx, sql, string(cfg.Slot))
 	if err != nil && !hasCode(err, "42710") {
-		return fmt.Errorf("create replication slot %s: %w", cfg.Slot, err)
+		return fmt.Errorf("create replication slot %s: %w", cfg.Slot, slotsInUse(err))
 	}
 	return nil
 }

@@ -55,6 +55,8 @@ type Options struct {
 	DatabaseURL string
 	ClientID    string // fresh at each start
 	Version     string
+	// ReadsStream says whether the worker reads the stream at the moment. Optional.
+	ReadsStream func() bool
 	Logger      *slog.Logger
 }
 
@@ -246,6 +248,7 @@ func (l *Lease) renew(ctx context.Context) error {
 		loadedAt, problem := l.config()
 		return store.New().RenewLease(ctx, l.conn, store.RenewLeaseParams{
 			ClientID: l.opts.ClientID, ConfigLoadedAt: loadedAt, ConfigError: problem,
+			ReadsStream: l.opts.ReadsStream != nil && l.opts.ReadsStream(),
 		})
 	})
 }

@@ -106,6 +106,26 @@ func (q *Queries) CancelUnfinished(ctx context.Context, db DBTX, maxRows int32) 
 	return result.RowsAffected(), nil
 }
 
+const countIngested = `-- name: CountIngested :execrows
+UPDATE weir.checkpoint
+SET events = events + $1::bigint, updated_at = now()
+WHERE epoch = $2
+`
+
+type CountIngestedParams struct {
+	Events int64
+	Epoch  int64
+}
+
+// CountIngested is AdvanceCheckpoint for what is ingested beside the stream: the position stays where it is.
+func (q *Queries) CountIngested(ctx context.Context, db DBTX, arg CountIngestedParams) (int64, error) {
+	result, err := db.Exec(ctx, countIngested, arg.Events, arg.Epoch)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const countUnfinished = `-- name: CountUnfinished :one
 SELECT count(*) FROM weir.river_job
 WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND kind LIKE 'weir\_%'
@@ -122,7 +142,7 @@ func (q *Queries) CountUnfinished(ctx context.Context, db DBTX) (int64, error) {
 
 const getCheckpoint = `-- name: GetCheckpoint :one
 SELECT system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
-       events, commit_time, created_at, updated_at
+       events, commit_time, created_at, updated_at, owned_since, began_at, problem, coalesce(tables_from - '0/0', 0)::bigint AS tables_from
 FROM weir.checkpoint
 `
 
@@ -142,6 +162,10 @@ type GetCheckpointRow struct {
 	CommitTime       *time.Time
 	CreatedAt        time.Time
 	UpdatedAt        time.Time
+	OwnedSince       *time.Time
+	BeganAt          time.Time
+	Problem          string
+	TablesFrom       int64
 }
 
 // GetCheckpoint returns pgx.ErrNoRows before the first start.
@@ -164,6 +188,10 @@ func (q *Queries) GetCheckpoint(ctx context.Context, db DBTX) (GetCheckpointRow,
 		&i.CommitTime,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.OwnedSince,
+		&i.BeganAt,
+		&i.Problem,
+		&i.TablesFrom,
 	)
 	return i, err
 }
@@ -228,10 +256,10 @@ func (q *Queries) SchemaVersion(ctx context.Context, db DBTX) (int64, error) {
 
 const takeCheckpoint = `-- name: TakeCheckpoint :one
 UPDATE weir.checkpoint
-SET epoch = epoch + 1, owner = $1, server = $2, database_system = $3
+SET epoch = epoch + 1, owner = $1, owned_since = now(), server = $2, database_system = $3
 WHERE epoch = $4
 RETURNING system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
-          events, commit_time, created_at, updated_at
+          events, commit_time, created_at, updated_at, owned_since, began_at, problem, coalesce(tables_from - '0/0', 0)::bigint AS tables_from
 `
 
 type TakeCheckpointParams struct {
@@ -257,6 +285,10 @@ type TakeCheckpointRow struct {
 	CommitTime       *time.Time
 	CreatedAt        time.Time
 	UpdatedAt        time.Time
+	OwnedSince       *time.Time
+	BeganAt          time.Time
+	Problem          string
+	TablesFrom       int64
 }
 
 // TakeCheckpoint makes the caller the owner of the checkpoint that it has judged: pgx.ErrNoRows when another owner or an
@@ -286,6 +318,10 @@ func (q *Queries) TakeCheckpoint(ctx context.Context, db DBTX, arg TakeCheckpoin
 		&i.CommitTime,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.OwnedSince,
+		&i.BeganAt,
+		&i.Problem,
+		&i.TablesFrom,
 	)
 	return i, err
 }

@@ -66,7 +66,8 @@ func (q *Queries) BuryWorkers(ctx context.Context, db DBTX, arg BuryWorkersParam
 }
 
 const listWorkers = `-- name: ListWorkers :many
-SELECT client_id, hostname, pid, version, started_at, seen_at, config_loaded_at, config_error, clock_timestamp()::timestamptz AS now
+SELECT client_id, hostname, pid, version, started_at, seen_at, config_loaded_at, config_error, stream_at,
+       clock_timestamp()::timestamptz AS now
 FROM weir.worker
 ORDER BY started_at, client_id
 `
@@ -80,6 +81,7 @@ type ListWorkersRow struct {
 	SeenAt         time.Time
 	ConfigLoadedAt time.Time
 	ConfigError    string
+	StreamAt       *time.Time
 	Now            time.Time
 }
 
@@ -102,6 +104,7 @@ func (q *Queries) ListWorkers(ctx context.Context, db DBTX) ([]ListWorkersRow, e
 			&i.SeenAt,
 			&i.ConfigLoadedAt,
 			&i.ConfigError,
+			&i.StreamAt,
 			&i.Now,
 		); err != nil {
 			return nil, err
@@ -125,20 +128,27 @@ func (q *Queries) ReleaseLease(ctx context.Context, db DBTX, clientID string) er
 
 const renewLease = `-- name: RenewLease :one
 UPDATE weir.worker
-SET seen_at = clock_timestamp(), config_loaded_at = $1, config_error = $2
-WHERE client_id = $3
+SET seen_at = clock_timestamp(), config_loaded_at = $1, config_error = $2,
+    stream_at = CASE WHEN $3::boolean THEN clock_timestamp() ELSE stream_at END
+WHERE client_id = $4
 RETURNING seen_at
 `
 
 type RenewLeaseParams struct {
 	ConfigLoadedAt time.Time
 	ConfigError    string
+	ReadsStream    bool
 	ClientID       string
 }
 
 // RenewLease returns pgx.ErrNoRows when the worker has been declared dead.
 func (q *Queries) RenewLease(ctx context.Context, db DBTX, arg RenewLeaseParams) (time.Time, error) {
-	row := db.QueryRow(ctx, renewLease, arg.ConfigLoadedAt, arg.ConfigError, arg.ClientID)
+	row := db.QueryRow(ctx, renewLease,
+		arg.ConfigLoadedAt,
+		arg.ConfigError,
+		arg.ReadsStream,
+		arg.ClientID,
+	)
 	var seen_at time.Time
 	err := row.Scan(&seen_at)
 	return seen_at, err

@@ -69,7 +69,8 @@ func (w *Worker) live(ctx context.Context) (err error) {
 		remains: &w.remains,
 	}
 	l.lease = lease.New(lease.Options{
-		DatabaseURL: l.cfg.Database.URL.Value(), ClientID: l.clientID, Version: l.opts.Version, Logger: l.log,
+		DatabaseURL: l.cfg.Database.URL.Value(), ClientID: l.clientID, Version: l.opts.Version, ReadsStream: l.readsStream,
+		Logger: l.log,
 	})
 	if err := l.assemble(ctx, &undo); err != nil {
 		return err
@@ -229,10 +230,14 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 	l.followHistory()
 	l.stream = capture.New(l.cfg.Source.Config, capture.Options{
 		SourceURL: l.cfg.Source.URL.Value(), DatabaseURL: l.cfg.Database.URL.Value(), Installation: l.cfg.Installation,
-		ClientID: l.clientID, Sink: sink{history, l.queue}, Committed: l.committed, Logger: l.log, Registerer: l.registerer,
+		ClientID: l.clientID, Sink: sink{history, l.queue}, Committed: l.committed, MayBury: l.lease.MayBury, Logger: l.log,
+		Registerer: l.registerer,
 	})
 	return nil
 }
+
+// readsStream is asked by the lease, which is renewed only after the life was assembled.
+func (l *life) readsStream() bool { return l.stream.Health().State == capture.Streaming }
 
 // deliver works jobs, but not before the source is known to be the checkpoint's: a copy must send nothing.
 func (l *life) deliver(ctx context.Context) error {
