@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,7 +22,8 @@ type committer struct {
 	epoch     int64
 	beside    bool           // the changes come not from the stream: the position stays where it is
 	pos       event.Position // as stored
-	stored    *atomic.Uint64 // a confirmed, read by the stream
+	stored    *confirmations // read by the stream
+	patient   bool           // what was stored is confirmed when the server sends what lies behind it: see confirmations
 	metrics   *metrics
 	log       *slog.Logger
 }
@@ -93,7 +93,9 @@ func (c *committer) commit(ctx context.Context, changes []event.Change, end even
 		return err
 	}
 	if !c.beside {
-		c.reached(end)
+		if err := c.reached(ctx, end); err != nil {
+			return err
+		}
 	}
 	bad := rejected(changes)
 	c.metrics.changes.WithLabelValues("rejected").Add(float64(bad))
@@ -127,12 +129,21 @@ func (c *committer) advance(ctx context.Context, tx pgx.Tx, changes []event.Chan
 }
 
 // reached is told what has been committed. Only the end of a whole source transaction may be confirmed.
-func (c *committer) reached(end event.Position) {
+func (c *committer) reached(ctx context.Context, end event.Position) error {
 	c.pos = end
-	if end.Index == 0 {
-		c.stored.Store(uint64(end.LSN))
-		c.metrics.stored.Store(uint64(end.LSN))
+	if end.Index != 0 {
+		return nil
 	}
+	c.metrics.stored.Store(uint64(end.LSN))
+	var behind event.LSN
+	if c.patient {
+		var err error
+		if behind, err = walEnd(ctx, c.conn); err != nil {
+			return err
+		}
+	}
+	c.stored.stored(end.LSN, behind)
+	return nil
 }
 
 func rejected(changes []event.Change) int {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -284,21 +283,24 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	defer s.setHealth(Connecting, nil)
 	s.log.Info("reading the stream", "slot", s.cfg.Slot, "position", cp.Position.String(), "epoch", cp.Epoch)
 
-	var stored atomic.Uint64
-	stored.Store(uint64(start.confirmed))
-	if cp.Position.Index == 0 {
-		stored.Store(uint64(cp.Position.LSN))
+	copied, err := copiedToStandbys(ctx, src, s.cfg.Slot)
+	if err != nil {
+		return err
 	}
-	s.metrics.stored.Store(stored.Load())
+	stored := &confirmations{ready: confirmed(start.confirmed)}
+	s.metrics.stored.Store(uint64(start.confirmed))
 	s.metrics.storedAt.Store(cp.Stored.UnixNano())
 	batches := make(chan *batch)
 	reader := stream{
-		cfg: s.cfg, conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: &stored,
+		cfg: s.cfg, conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: stored,
 		every: statusEvery(timeout), rarely: rarely(timeout), silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
 	}
 	writer := committer{
-		conn: dst, sink: s.opts.Sink, committed: s.opts.Committed, epoch: cp.Epoch, pos: cp.Position, stored: &stored,
-		metrics: s.metrics, log: s.log,
+		conn: dst, sink: s.opts.Sink, committed: s.opts.Committed, epoch: cp.Epoch, pos: cp.Position, stored: stored,
+		patient: copied && cp.System == cp.Home.System, metrics: s.metrics, log: s.log,
+	}
+	if err := writer.reached(ctx, cp.Position); err != nil {
+		return err
 	}
 	beat := heartbeat{conn: src, slot: s.cfg.Slot, every: s.cfg.Heartbeat.Std(), metrics: s.metrics}
 	group, ctx := errgroup.WithContext(ctx)

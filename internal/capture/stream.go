@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -28,10 +27,6 @@ const (
 )
 
 var errSilent = errors.New("the server was silent for too long")
-
-// confirmed is a position whose jobs are durable and which ends a whole transaction: all that may be told to the
-// server. Only the committer makes one, from what it has stored.
-type confirmed event.LSN
 
 // senderTimeout is after how long the server ends a silent connection; 0: never. src has the settings of the replication
 // connection, being opened with the same URL.
@@ -90,7 +85,7 @@ type stream struct {
 	dec     *decoder
 	after   event.Position // what is at or before it was ingested by an earlier run
 	batches chan<- *batch  // unbuffered: handing over means that the committer is free
-	stored  *atomic.Uint64 // a confirmed, written by the committer
+	stored  *confirmations // filled by the committer
 	every   time.Duration  // between two status messages; see statusEvery
 	rarely  time.Duration  // between two to a server that is silent; see statusDue
 	silence time.Duration  // see silenceLimit
@@ -101,6 +96,7 @@ type stream struct {
 	lastStatus time.Time
 	lastHeard  time.Time
 	told       confirmed
+	heard      event.LSN // the newest position that the server has sent something from
 }
 
 // run reads until the context ends or the connection does.
@@ -191,7 +187,7 @@ func (s *stream) copyData(data []byte, now time.Time) error {
 		if err != nil {
 			return fmt.Errorf("decode keepalive: %w", err)
 		}
-		s.metrics.walEnd.Store(uint64(k.ServerWALEnd)) // for the lag only: keepalive positions are not adopted
+		s.hears(k.ServerWALEnd)
 		if k.ReplyRequested {
 			s.lastStatus = time.Time{}
 		}
@@ -201,7 +197,7 @@ func (s *stream) copyData(data []byte, now time.Time) error {
 		if err != nil {
 			return fmt.Errorf("decode XLogData: %w", err)
 		}
-		s.metrics.walEnd.Store(uint64(x.ServerWALEnd))
+		s.hears(x.ServerWALEnd)
 		s.metrics.bytes.Add(float64(len(x.WALData)))
 		d, err := s.dec.decode(x.WALData, s.after)
 		if err != nil {
@@ -216,6 +212,13 @@ func (s *stream) copyData(data []byte, now time.Time) error {
 	default:
 		return fmt.Errorf("unexpected replication message %q", data[0])
 	}
+}
+
+// hears is told the position that a message comes from. It is not adopted: it serves for the lag, and says what the server was
+// ready to send.
+func (s *stream) hears(end pglogrepl.LSN) {
+	s.metrics.walEnd.Store(uint64(end))
+	s.heard = max(s.heard, event.LSN(end))
 }
 
 // handOver gives the batch to the committer. When the committer is busy and the batch has room, it returns at once and
@@ -257,7 +260,7 @@ func (s *stream) begin() {
 
 // sendStatus confirms the stored position, when it moved past the interval or when forced.
 func (s *stream) sendStatus(ctx context.Context, now time.Time, force bool) error {
-	stored := confirmed(s.stored.Load())
+	stored := s.stored.confirm(s.heard)
 	since := now.Sub(s.lastStatus)
 	due := since >= statusDue(s.every, s.rarely, now.Sub(s.lastHeard)) || (stored != s.told && since >= s.every/10)
 	if !force && !due {
