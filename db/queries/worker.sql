@@ -32,3 +32,9 @@ SELECT client_id, hostname, pid, version, started_at, seen_at, config_loaded_at,
        clock_timestamp()::timestamptz AS now
 FROM weir.worker
 ORDER BY started_at, client_id;
+
+-- name: GetReader :one
+-- GetReader is what is known of a client that has the slot: pgx.ErrNoRows before there is a checkpoint, seen_at NULL for one
+-- that holds no lease.
+SELECT c.owner, c.owned_since, w.seen_at, w.stream_at, clock_timestamp()::timestamptz AS now
+FROM weir.checkpoint c LEFT JOIN weir.worker w ON w.client_id = @client_id;

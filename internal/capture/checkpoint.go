@@ -34,6 +34,7 @@ type start struct {
 	id         identity
 	checkpoint event.Position
 	epoch      int64     // of the checkpoint
+	owner      string    // client id of the worker that last took it
 	confirmed  event.LSN // what the slot has been told
 	active     bool      // another worker has the slot
 }
@@ -72,7 +73,7 @@ func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) 
 		case readOn:
 			return start{
 				id: seen.identity.or(seen.checkpoint.identity), checkpoint: seen.checkpoint.Position, epoch: seen.checkpoint.Epoch,
-				confirmed: seen.slot.Confirmed, active: seen.slot.Active,
+				owner: seen.checkpoint.Owner, confirmed: seen.slot.Confirmed, active: seen.slot.Active,
 			}, nil
 		}
 		if err != nil {
@@ -187,15 +188,29 @@ func insertCheckpoint(ctx context.Context, db store.DBTX, cp checkpoint) error {
 // takeCheckpoint raises the epoch, which fences the owner before us, and returns the checkpoint as it then stands: where it
 // was when it was judged or, moved by the owner before us, after that. What it did not know of its servers yet, it knows
 // from then on.
-func takeCheckpoint(ctx context.Context, db store.DBTX, owner string, start start) (*checkpoint, error) {
-	row, err := store.New().TakeCheckpoint(ctx, db, store.TakeCheckpointParams{
-		Owner: owner, Server: start.id.Server.String(), DatabaseSystem: start.id.Home.String(), Epoch: start.epoch,
+func takeCheckpoint(ctx context.Context, conn *pgx.Conn, owner string, start start) (*checkpoint, error) {
+	var row store.TakeCheckpointRow
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "SELECT set_config('lock_timeout', $1, true)", fmt.Sprint(takeTime.Milliseconds()))
+		if err == nil {
+			row, err = store.New().TakeCheckpoint(ctx, tx, store.TakeCheckpointParams{
+				Owner: owner, Server: start.id.Server.String(), DatabaseSystem: start.id.Home.String(), Epoch: start.epoch,
+			})
+		}
+		return err
 	})
-	if errors.Is(err, pgx.ErrNoRows) {
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
 		return nil, fmt.Errorf("take the checkpoint: %w", errChanged)
-	}
-	if err != nil {
+	case hasCode(err, "55P03"): // lock_not_available
+		return nil, fmt.Errorf("take the checkpoint: its row is locked for %s, as by an open transaction of its owner before (%s)",
+			takeTime, start.owner)
+	case err != nil:
 		return nil, fmt.Errorf("take the checkpoint: %w", err)
 	}
 	return checkpointOf(store.GetCheckpointRow(row)), nil
 }
+
+// takeTime is how long the owner before us may take to end the batch that it was storing. With that its session ends, too:
+// while it waits for us it has lost the slot.
+const takeTime = 10 * time.Second

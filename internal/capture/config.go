@@ -25,7 +25,8 @@ type Config struct {
 	Publication Name `yaml:"publication,omitempty"`
 	// ChangeLog is the change log's table. Default: core.tb_entity_change_log; "" for none.
 	ChangeLog *Table `yaml:"change_log,omitempty"`
-	// Lease is how long an owner of the stream may hang, or be cut off, before another worker takes over. Default: 10s.
+	// Lease is how long an owner of the stream may hang, or be cut off, until another worker has taken over. At least 6s.
+	// Default: 10s.
 	Lease setting.Duration `yaml:"lease,omitempty"`
 	// RecoveryWindow is how long a transaction may have been open before its commit for a lost slot to be made up for from the
 	// change log. Default: 24h.
@@ -45,6 +46,15 @@ func (c Config) WithDefaults() Config {
 		c.ChangeLog = &Table{Schema: "core", Name: "tb_entity_change_log"}
 	}
 	return c
+}
+
+// Check refuses a lease that a healthy owner could overrun.
+func (c Config) Check(value func(key string) ast.Node) error {
+	if c.Lease != 0 && c.Lease.Std() < MinLease {
+		return setting.ErrorAt(value("lease"), "a lease of %s is too short: expected at least %s, since an owner renews it every 2s "+
+			"and may take 2s for that", c.Lease, setting.Duration(MinLease))
+	}
+	return nil
 }
 
 // Name is the name of a slot or a publication: what PostgreSQL allows for a slot, so that it never needs quotes.

@@ -15,6 +15,7 @@ type metrics struct {
 	batch      prometheus.Histogram
 	commit     prometheus.Histogram
 	reconnects prometheus.Counter
+	takeovers  *prometheus.CounterVec
 
 	walEnd      atomic.Uint64 // newest WAL position that the server told
 	stored      atomic.Uint64 // the checkpoint's LSN
@@ -24,6 +25,12 @@ type metrics struct {
 	owned       atomic.Bool
 	retained    atomic.Int64
 }
+
+// Why a stream could be taken over.
+const (
+	takenFromHung = "hang"
+	takenVacant   = "vacant"
+)
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
@@ -46,9 +53,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "weir_capture_reconnects_total", Help: "Times that the stream was lost and had to be taken up again.",
 		}),
 	}
+	m.takeovers = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_stream_takeovers_total",
+		Help: "Times that this worker took the stream over from another one, by reason: hang (it did not renew its lease) or " +
+			"vacant (it had given the slot up: ended, was killed, or lost its connection).",
+	}, []string{"reason"})
+	m.takeovers.WithLabelValues(takenFromHung)
+	m.takeovers.WithLabelValues(takenVacant)
 	m.changes.WithLabelValues("event")
 	m.changes.WithLabelValues("rejected")
-	reg.MustRegister(m.changes, m.bytes, m.batch, m.commit, m.reconnects,
+	reg.MustRegister(m.changes, m.bytes, m.batch, m.commit, m.reconnects, m.takeovers,
 		gauge("weir_capture_lag_bytes", "WAL between the checkpoint and the newest position that the server told.", m.lagBytes),
 		gauge("weir_capture_lag_seconds",
 			"Age of the oldest change that was received and is not stored yet; 0 when there is none.", m.lagSeconds),

@@ -63,7 +63,10 @@ type Stream struct {
 	metrics  *metrics
 	verified chan struct{} // closed once the checkpoint was found to belong to this source
 	once     sync.Once
-	silences int // of the server, one after the other, that were broken off; owned by Run
+	// Run's own:
+	silences  int    // of the server, one after the other, that were broken off
+	ingestPID uint32 // of the latest session that stores batches
+	hung      string // the owner that was found to hang, or to be cut off
 
 	mu     sync.Mutex // guards health
 	health Health
@@ -76,7 +79,7 @@ var (
 )
 
 const (
-	standbyPoll    = 500 * time.Millisecond
+	standbyPoll    = 250 * time.Millisecond
 	firstBackoff   = 200 * time.Millisecond
 	longestBackoff = 10 * time.Second
 )
@@ -165,6 +168,9 @@ func (s *Stream) attempt(ctx context.Context) error {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
 	defer closeConn(ctx, dst)
+	if err := s.endOwn(ctx, dst); err != nil {
+		return err
+	}
 	start, err := s.await(ctx, src, dst)
 	if err != nil {
 		return Denied(err, dst.Config().User)
@@ -189,14 +195,8 @@ func (s *Stream) await(ctx context.Context, src, dst *pgx.Conn) (start, error) {
 			return start, nil
 		}
 		s.standBy()
-		for slot := (&slotRow{Active: true}); slot != nil && slot.Active; {
-			sleep(ctx, standbyPoll)
-			if ctx.Err() != nil {
-				return start, ctx.Err()
-			}
-			if slot, err = readSlot(ctx, src, s.cfg); err != nil {
-				return start, fmt.Errorf("read the slot: %w", err)
-			}
+		if err := (&standby{Stream: s, src: src, dst: dst}).wait(ctx); err != nil {
+			return start, err
 		}
 	}
 }
@@ -281,6 +281,9 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	}
 	s.setHealth(Streaming, nil)
 	defer s.setHealth(Connecting, nil)
+	if before := start.owner; before != "" && before != s.opts.ClientID {
+		s.metrics.takeovers.WithLabelValues(s.reasonOf(before)).Inc()
+	}
 	s.log.Info("reading the stream", "slot", s.cfg.Slot, "position", cp.Position.String(), "epoch", cp.Epoch)
 
 	copied, err := copiedToStandbys(ctx, src, s.cfg.Slot)

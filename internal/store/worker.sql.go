@@ -65,6 +65,34 @@ func (q *Queries) BuryWorkers(ctx context.Context, db DBTX, arg BuryWorkersParam
 	return items, nil
 }
 
+const getReader = `-- name: GetReader :one
+SELECT c.owner, c.owned_since, w.seen_at, w.stream_at, clock_timestamp()::timestamptz AS now
+FROM weir.checkpoint c LEFT JOIN weir.worker w ON w.client_id = $1
+`
+
+type GetReaderRow struct {
+	Owner      string
+	OwnedSince *time.Time
+	SeenAt     *time.Time
+	StreamAt   *time.Time
+	Now        time.Time
+}
+
+// GetReader is what is known of a client that has the slot: pgx.ErrNoRows before there is a checkpoint, seen_at NULL for one
+// that holds no lease.
+func (q *Queries) GetReader(ctx context.Context, db DBTX, clientID string) (GetReaderRow, error) {
+	row := db.QueryRow(ctx, getReader, clientID)
+	var i GetReaderRow
+	err := row.Scan(
+		&i.Owner,
+		&i.OwnedSince,
+		&i.SeenAt,
+		&i.StreamAt,
+		&i.Now,
+	)
+	return i, err
+}
+
 const listWorkers = `-- name: ListWorkers :many
 SELECT client_id, hostname, pid, version, started_at, seen_at, config_loaded_at, config_error, stream_at,
        clock_timestamp()::timestamptz AS now
