@@ -99,7 +99,10 @@ func (r *rig) order(data string) {
 func (r *rig) write(rest string) string {
 	r.t.Helper()
 	path := filepath.Join(r.t.TempDir(), "weir.yaml")
-	frame := fmt.Sprintf("database: {url: %q}\nhttp: {listen: \"127.0.0.1:0\"}\nshutdown_timeout: 5s\n", r.url)
+	frame := fmt.Sprintf("database: {url: %q}\nhttp: {listen: \"127.0.0.1:0\"}\n", r.url)
+	if !strings.Contains(rest, "shutdown_timeout:") {
+		frame += "shutdown_timeout: 5s\n"
+	}
 	if !strings.Contains(rest, "source:") {
 		frame += fmt.Sprintf("source: {slot: %s, heartbeat: 1s}\n", r.slot)
 	}
