@@ -9,7 +9,7 @@ RETURNING seen_at;
 -- RenewLease returns pgx.ErrNoRows when the worker has been declared dead.
 UPDATE weir.worker
 SET seen_at = clock_timestamp(), config_loaded_at = @config_loaded_at, config_error = @config_error,
-    stream_at = CASE WHEN @reads_stream::boolean THEN clock_timestamp() ELSE stream_at END
+    stream_at = CASE WHEN @reads_stream::boolean THEN clock_timestamp() - @heard::interval ELSE stream_at END
 WHERE client_id = @client_id
 RETURNING seen_at;
 

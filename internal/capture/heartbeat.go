@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,8 +26,14 @@ type heartbeat struct {
 	conn    *pgx.Conn
 	slot    Name
 	every   time.Duration
+	heard   func(at time.Time) // told when the server answered what was asked then
+	limit   time.Duration      // how long it may take for that: others have taken over by then
 	metrics *metrics
 }
+
+// pulse is how often the owner asks the source for a sign of life: what it says of itself to standbys is how old the latest is.
+// It asks on this connection, since a walsender that decodes a large transaction reads nothing for a while.
+const pulse = time.Second
 
 func (h *heartbeat) run(ctx context.Context) error {
 	for {
@@ -42,7 +49,35 @@ func (h *heartbeat) run(ctx context.Context) error {
 // pause waits for the next beat, and listens meanwhile. A server that shuts down ends this session, and then waits for
 // its walsender until we have confirmed all of its WAL, which we never do: it is us who have to hang up.
 func (h *heartbeat) pause(ctx context.Context) error {
-	timeout, cancel := context.WithTimeout(ctx, h.every)
+	for due := time.Now().Add(h.every); ctx.Err() == nil; {
+		if err := h.ask(ctx); err != nil {
+			return err
+		}
+		left := time.Until(due)
+		if left <= 0 {
+			return nil
+		}
+		if err := h.listen(ctx, min(pulse, left)); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// ask wants a sign of life. Where none comes, others would take over, so this worker looks for a better connection itself.
+func (h *heartbeat) ask(ctx context.Context) error {
+	asked := time.Now()
+	timeout, cancel := context.WithTimeoutCause(ctx, h.limit, fmt.Errorf("the source gave no sign of life for %s", h.limit))
+	defer cancel()
+	if err := h.conn.Ping(timeout); err != nil {
+		return fmt.Errorf("ask the source for a sign of life: %w", cmp.Or(context.Cause(timeout), err))
+	}
+	h.heard(asked)
+	return nil
+}
+
+func (h *heartbeat) listen(ctx context.Context, d time.Duration) error {
+	timeout, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	for timeout.Err() == nil {
 		err := h.conn.PgConn().WaitForNotification(timeout)
@@ -50,7 +85,7 @@ func (h *heartbeat) pause(ctx context.Context) error {
 			return fmt.Errorf("wait for the next heartbeat: %w", err)
 		}
 	}
-	return ctx.Err()
+	return nil
 }
 
 func (h *heartbeat) beat(ctx context.Context) error {
@@ -74,7 +109,9 @@ func (h *heartbeat) beat(ctx context.Context) error {
 	if uint64(lsn) < h.metrics.stored.Load()+heartbeatWAL && retained < retainedWAL {
 		return nil
 	}
-	_, err = h.conn.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, '')`, heartbeatPrefix)
+	// Whether standbys have it is nothing to wait for.
+	_, err = h.conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, $1, '')`,
+		heartbeatPrefix)
 	if hasCode(err, "42501") {
 		return &SetupError{
 			"role " + h.conn.Config().User + " may not emit the heartbeat, without which an idle slot holds WAL back",

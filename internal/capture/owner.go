@@ -68,8 +68,9 @@ type Stream struct {
 	ingestPID uint32 // of the latest session that stores batches
 	hung      string // the owner that was found to hang, or to be cut off
 
-	mu     sync.Mutex // guards health
+	mu     sync.Mutex // guards the rest
 	health Health
+	heard  time.Time // when the source was last asked for a sign of life, and answered
 }
 
 var (
@@ -101,6 +102,19 @@ func (s *Stream) Health() Health {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.health
+}
+
+// Reads says whether the stream is being read, and how long ago the source last gave a sign of life. Safe for concurrent use.
+func (s *Stream) Reads() (heard time.Duration, reading bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.heard), s.health.State == Streaming
+}
+
+func (s *Stream) hear(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard = at
 }
 
 func (s *Stream) setHealth(state State, err error) {
@@ -279,6 +293,7 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	if err != nil {
 		return err
 	}
+	s.hear(time.Now())
 	s.setHealth(Streaming, nil)
 	defer s.setHealth(Connecting, nil)
 	if before := start.owner; before != "" && before != s.opts.ClientID {
@@ -305,7 +320,10 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	if err := writer.reached(ctx, cp.Position); err != nil {
 		return err
 	}
-	beat := heartbeat{conn: src, slot: s.cfg.Slot, every: s.cfg.Heartbeat.Std(), metrics: s.metrics}
+	beat := heartbeat{
+		conn: src, slot: s.cfg.Slot, every: s.cfg.Heartbeat.Std(), heard: s.hear, limit: s.cfg.Lease.Std(),
+		metrics: s.metrics,
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return reader.run(ctx) })
 	group.Go(func() error { return writer.run(ctx, batches) })

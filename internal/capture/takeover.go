@@ -70,7 +70,6 @@ func readHolder(ctx context.Context, conn *pgx.Conn, slot Name) (*holder, error)
 type testimony struct {
 	owner  bool       // the checkpoint's is it
 	worker bool       // it has a row in weir.worker
-	met    bool       // or had one when we looked earlier
 	said   *time.Time // when it last said that it reads the stream, or began to; nil: never
 	now    time.Time
 }
@@ -126,7 +125,7 @@ func (w *watch) judge(t testimony, leaseTime time.Duration, mayBury bool) opinio
 		}
 		return isStranger
 	}
-	silence := leaseTime // its row is gone: others have declared it dead
+	silence := max(leaseTime, lease.Expiry) // its row is gone: others have declared it dead
 	if t.worker && t.said != nil {
 		silence = t.now.Sub(*t.said)
 	}
@@ -137,7 +136,7 @@ func (w *watch) judge(t testimony, leaseTime time.Duration, mayBury bool) opinio
 	switch {
 	case mayBury && watched >= needed && silence >= leaseTime-takeoverTime:
 		return isOver
-	case !t.worker, silence >= lease.Expiry:
+	case silence >= lease.Expiry:
 		return isSilent
 	default:
 		return isAlive
@@ -150,6 +149,7 @@ type standby struct {
 	src, dst *pgx.Conn
 	watch    watch
 	looked   time.Time // when the owner was looked at
+	said     time.Time // when it last said that it reads, by this process's clock; zero: not known
 	told     string    // what was logged
 }
 
@@ -157,12 +157,16 @@ type standby struct {
 func (b *standby) wait(ctx context.Context) error {
 	for {
 		h, err := readHolder(ctx, b.src, b.cfg.Slot)
-		if err != nil || h == nil {
+		if err != nil {
 			return err
+		}
+		if h == nil {
+			b.left()
+			return nil
 		}
 		pause := standbyPoll
 		if *h != b.watch.holder {
-			b.watch, b.looked = watch{holder: *h}, time.Time{}
+			b.watch, b.looked, b.said = watch{holder: *h}, time.Time{}, time.Time{}
 		}
 		ended := false
 		switch {
@@ -186,6 +190,13 @@ func (b *standby) wait(ctx context.Context) error {
 	}
 }
 
+// left keeps account of an owner that others, which had declared it dead, have ended before us.
+func (b *standby) left() {
+	if client := b.watch.holder.client(); client != "" && !b.said.IsZero() && time.Since(b.said) >= lease.Expiry {
+		b.hung = client
+	}
+}
+
 // look ends an owner whose time is up.
 func (b *standby) look(ctx context.Context) (ended bool, err error) {
 	client := b.watch.holder.client()
@@ -198,11 +209,13 @@ func (b *standby) look(ctx context.Context) (ended bool, err error) {
 			return false, nil
 		}
 	}
+	if t.said != nil {
+		b.said = time.Now().Add(-t.now.Sub(*t.said))
+	}
 	switch b.watch.judge(t, b.cfg.Lease.Std(), b.opts.MayBury != nil && b.opts.MayBury()) {
 	case isStranger:
 		b.sayStranger()
 	case isSilent:
-		b.hung = client
 	case isOver:
 		b.hung = client
 		silent := "its lease is gone"

@@ -36,6 +36,8 @@ const (
 	renewEvery  = 2 * time.Second
 	renewAgain  = 500 * time.Millisecond // after an error
 	callTimeout = 2 * time.Second
+	// fresh is a sign of life of the source that is as good as one of now: it is asked for one every second.
+	fresh = 2 * time.Second
 	// unbroken is the longest pause between two renewals, by the database's clock, after which the database still counts as
 	// seen without a break. Another worker's last renewal may be renewEvery older than ours, so a server that stood still
 	// for as long as this has cost it at the most renewEvery + unbroken, which is less than Expiry.
@@ -55,8 +57,9 @@ type Options struct {
 	DatabaseURL string
 	ClientID    string // fresh at each start
 	Version     string
-	// ReadsStream says whether the worker reads the stream at the moment. Optional.
-	ReadsStream func() bool
+	// ReadsStream says whether the worker reads the stream at the moment, and how long ago its source last gave a sign of
+	// life. Optional.
+	ReadsStream func() (heard time.Duration, reading bool)
 	Logger      *slog.Logger
 }
 
@@ -246,10 +249,14 @@ func (l *Lease) config() (loadedAt time.Time, problem string) {
 func (l *Lease) renew(ctx context.Context) error {
 	return l.call(ctx, func(ctx context.Context) (time.Time, error) {
 		loadedAt, problem := l.config()
-		return store.New().RenewLease(ctx, l.conn, store.RenewLeaseParams{
-			ClientID: l.opts.ClientID, ConfigLoadedAt: loadedAt, ConfigError: problem,
-			ReadsStream: l.opts.ReadsStream != nil && l.opts.ReadsStream(),
-		})
+		p := store.RenewLeaseParams{ClientID: l.opts.ClientID, ConfigLoadedAt: loadedAt, ConfigError: problem}
+		if l.opts.ReadsStream != nil {
+			p.Heard, p.ReadsStream = l.opts.ReadsStream()
+		}
+		if p.Heard < fresh {
+			p.Heard = 0
+		}
+		return store.New().RenewLease(ctx, l.conn, p)
 	})
 }
 

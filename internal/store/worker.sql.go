@@ -157,8 +157,8 @@ func (q *Queries) ReleaseLease(ctx context.Context, db DBTX, clientID string) er
 const renewLease = `-- name: RenewLease :one
 UPDATE weir.worker
 SET seen_at = clock_timestamp(), config_loaded_at = $1, config_error = $2,
-    stream_at = CASE WHEN $3::boolean THEN clock_timestamp() ELSE stream_at END
-WHERE client_id = $4
+    stream_at = CASE WHEN $3::boolean THEN clock_timestamp() - $4::interval ELSE stream_at END
+WHERE client_id = $5
 RETURNING seen_at
 `
 
@@ -166,6 +166,7 @@ type RenewLeaseParams struct {
 	ConfigLoadedAt time.Time
 	ConfigError    string
 	ReadsStream    bool
+	Heard          time.Duration
 	ClientID       string
 }
 
@@ -175,6 +176,7 @@ func (q *Queries) RenewLease(ctx context.Context, db DBTX, arg RenewLeaseParams)
 		arg.ConfigLoadedAt,
 		arg.ConfigError,
 		arg.ReadsStream,
+		arg.Heard,
 		arg.ClientID,
 	)
 	var seen_at time.Time

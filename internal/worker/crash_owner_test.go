@@ -83,7 +83,17 @@ func (f *fleet) hang(lease time.Duration) {
 	if moved > lease {
 		t.Errorf("the takeover took %s, more than the lease of %s", moved, lease)
 	}
+	f.checkHung(before)
 	f.awake(owner, before)
+}
+
+// checkHung wants the one that has the stream to have counted why.
+func (f *fleet) checkHung(before string) {
+	f.t.Helper()
+	owner := f.owner()
+	if n := owner.series(f.t, `weir_stream_takeovers_total{reason="hang"}`); n < 1 {
+		f.t.Errorf("the takeover from %s is not counted:\n%s", before, owner.log)
+	}
 }
 
 // awake lets an owner go on that was replaced: it becomes a standby under another client id, and the stream stays with the
@@ -92,7 +102,9 @@ func (f *fleet) awake(owner *process, before string) {
 	t := f.t
 	t.Helper()
 	// With a lease of less than 6 s it still is a worker to others, for a moment.
-	f.await("its death", func() bool { return f.one("SELECT count(*)::text FROM weir.worker WHERE client_id = $1", before) == "0" })
+	f.await("its death", func() bool {
+		return f.one("SELECT count(*)::text FROM weir.worker WHERE client_id = $1", before) == "0"
+	})
 	epoch := f.one("SELECT epoch || ' ' || owner FROM weir.checkpoint")
 	owner.signal(t, syscall.SIGCONT)
 	f.await("another life", func() bool { return owner.clientID() != before })

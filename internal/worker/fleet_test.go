@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -17,7 +18,7 @@ import (
 const takeoverLimit = 2 * time.Second
 
 const fleetConfig = `
-source: {slot: %s, heartbeat: 1s, lease: %s}
+source: {url: %q, slot: %s, heartbeat: 1s, lease: %s}
 shutdown_timeout: %s
 outbound: {allow: ["127.0.0.0/8"]}
 observers:
@@ -46,26 +47,30 @@ type fleet struct {
 type fleetOptions struct {
 	lease, shutdown time.Duration
 	answer          func(http.ResponseWriter, *http.Request)
+	// How the first worker, which becomes the owner, reaches its servers; "" for the way of all.
+	database, source string
 }
 
 // newFleet starts three workers.
 func newFleet(t *testing.T, r *rig, o fleetOptions) *fleet {
 	t.Helper()
 	f := &fleet{rig: r, t: t, rc: newReceiver(t, o.answer)}
-	f.config = f.configure(o, r.url)
-	for range 3 {
-		f.join()
-	}
+	f.config = f.configure(o)
+	o.database, o.source = "", ""
+	f.join()
 	f.await("an owner", func() bool { return f.reader() != "" })
+	f.config = f.configure(o)
+	f.join()
+	f.join()
 	return f
 }
 
-// configure writes a configuration for workers that reach the database by a URL.
-func (f *fleet) configure(o fleetOptions, url string) string {
+// configure writes a configuration file.
+func (f *fleet) configure(o fleetOptions) string {
 	direct := f.url
 	defer func() { f.url = direct }()
-	f.url = url
-	return f.write(fmt.Sprintf(fleetConfig, f.slot, o.lease, o.shutdown, f.rc.URL))
+	f.url = cmp.Or(o.database, direct)
+	return f.write(fmt.Sprintf(fleetConfig, cmp.Or(o.source, direct), f.slot, o.lease, o.shutdown, f.rc.URL))
 }
 
 func (f *fleet) join() *process {
@@ -145,10 +150,12 @@ func (f *fleet) settle() {
 		f.t.Fatal(err)
 	}
 	total := f.one("SELECT count(*)::text FROM core.tb_entity_change_log")
-	f.awaitFor(2*time.Minute, "all events", func() bool { return f.one("SELECT (count(*) >= $1::text::bigint)::text FROM weir.event", total) == "true" })
-	f.awaitFor(2*time.Minute, "the end of all jobs", func() bool {
-		return f.jobs("finalized_at IS NULL") == "0"
+	f.awaitFor(2*time.Minute, "all events", func() bool {
+		return f.one("SELECT (count(*) >= $1::text::bigint)::text FROM weir.event", total) == "true"
 	})
+	began := time.Now()
+	f.awaitFor(2*time.Minute, "the end of all jobs", func() bool { return f.jobs("finalized_at IS NULL") == "0" })
+	f.t.Logf("the last job ended %s after the last change was ingested", time.Since(began).Round(time.Millisecond))
 	if n := f.one("SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || count(DISTINCT pk) FROM weir.event"); n != total+" "+total+" "+total {
 		f.t.Errorf("events, distinct ids, distinct keys: %s, want %s of each", n, total)
 	}

@@ -237,7 +237,7 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 }
 
 // readsStream is asked by the lease, which is renewed only after the life was assembled.
-func (l *life) readsStream() bool { return l.stream.Health().State == capture.Streaming }
+func (l *life) readsStream() (heard time.Duration, reading bool) { return l.stream.Reads() }
 
 // deliver works jobs, but not before the source is known to be the checkpoint's: a copy must send nothing.
 func (l *life) deliver(ctx context.Context) error {

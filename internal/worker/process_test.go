@@ -124,8 +124,18 @@ func (p *process) get(t *testing.T, path string) answer {
 // metric is the sum of the series of a metric, as the worker serves it.
 func (p *process) metric(t *testing.T, name string) float64 {
 	t.Helper()
+	return p.sum(t, regexp.MustCompile(`(?m)^`+name+`(?:\{[^}]*\})? (\S+)$`))
+}
+
+// series is one series of a metric, written with its labels.
+func (p *process) series(t *testing.T, name string) float64 {
+	t.Helper()
+	return p.sum(t, regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(name)+` (\S+)$`))
+}
+
+func (p *process) sum(t *testing.T, series *regexp.Regexp) float64 {
+	t.Helper()
 	sum := 0.0
-	series := regexp.MustCompile(`(?m)^` + name + `(?:\{[^}]*\})? (\S+)$`)
 	for _, m := range series.FindAllStringSubmatch(p.get(t, "/metrics").body, -1) {
 		v, err := strconv.ParseFloat(m[1], 64)
 		if err != nil {
