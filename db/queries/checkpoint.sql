@@ -11,8 +11,8 @@ SELECT EXISTS (SELECT FROM weir.event)::boolean;
 
 -- name: InsertCheckpoint :execrows
 -- InsertCheckpoint is for the first start, and for one that was lost: it changes nothing (0 rows) when there is a checkpoint already.
-INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn)
-VALUES (@system_identifier, @timeline, @server, @database_system, @installation, @slot, '0/0'::pg_lsn + @lsn::bigint)
+INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn, began_at)
+VALUES (@system_identifier, @timeline, @server, @database_system, @installation, @slot, '0/0'::pg_lsn + @lsn::bigint, @began_at)
 ON CONFLICT DO NOTHING;
 
 -- name: TakeCheckpoint :one
@@ -20,8 +20,8 @@ ON CONFLICT DO NOTHING;
 -- adoption has come in between. The new epoch fences the owner before: its next advance changes 0 rows. updated_at stays:
 -- it tells how old the position is.
 UPDATE weir.checkpoint
-SET epoch = epoch + 1, owner = @owner, owned_since = now(), server = @server, database_system = @database_system
-WHERE epoch = @epoch
+SET epoch = epoch + 1, owner = @owner, owned_since = now(), timeline = @timeline, server = @server, database_system = @database_system
+WHERE epoch = @epoch AND state = 'streaming'
 RETURNING system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
           events, commit_time, created_at, updated_at, owned_since, began_at, problem, coalesce(tables_from - '0/0', 0)::bigint AS tables_from;
 
@@ -31,7 +31,7 @@ RETURNING system_identifier, timeline, server, database_system, installation, sl
 UPDATE weir.checkpoint
 SET system_identifier = @system_identifier, timeline = @timeline, server = @server, database_system = @database_system,
     installation = @installation, slot = @slot, lsn = '0/0'::pg_lsn + @lsn::bigint, tx_index = @tx_index, epoch = epoch + 1,
-    owner = '', state = 'streaming', updated_at = now()
+    owner = '', state = 'streaming', problem = '', began_at = coalesce(sqlc.narg('began_at'), began_at), updated_at = now()
 WHERE epoch = @epoch;
 
 -- name: CountUnfinished :one

@@ -40,7 +40,11 @@ const (
 
 // Adoption is what it takes to let workers go on from a checkpoint that they refuse.
 type Adoption struct {
-	Problem    string  `json:"problem"`    // why they refuse; "" when they do not, so that nothing is to be done
+	Problem string `json:"problem"` // why they refuse; "" when they do not, so that nothing is to be done
+	// Recovers is what a worker makes up for by itself when it starts, "" for nothing.
+	Recovers string `json:"recovers"`
+	// Gap is what it cannot make up for: somebody has to accept it (weir accept-gap).
+	Gap        string  `json:"gap"`
 	Checkpoint *Place  `json:"checkpoint"` // null: there is none
 	Present    Place   `json:"present"`    // what the checkpoint would become
 	Slot       SlotAct `json:"slot"`
@@ -52,6 +56,7 @@ type Adoption struct {
 	Restored bool `json:"restored"`
 
 	epoch int64
+	began *time.Time // older rows are left out on purpose: they are not to be recovered later. nil: as it is
 }
 
 // CheckStart says with a *SetupError why a worker would refuse to start from the checkpoint and the slot that are there.
@@ -89,7 +94,7 @@ func PlanAdoption(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config
 
 // plan is pure.
 func plan(cfg Config, s *sight, keepSlot bool) (*Adoption, error) {
-	_, err := judge(cfg, s)
+	todo, err := judge(cfg, s)
 	var refused *SetupError
 	if err != nil && !errors.As(err, &refused) {
 		return nil, err
@@ -102,6 +107,13 @@ func plan(cfg Config, s *sight, keepSlot bool) (*Adoption, error) {
 	}
 	switch {
 	case refused == nil:
+		switch todo.verdict {
+		case recoverTheLoss:
+			a.Recovers = todo.problem
+		case stopAtTheGap:
+			a.Gap = todo.problem
+		case createTheSlot, createTheCheckpoint, readOn:
+		}
 		return a, nil
 	case s.slot != nil && (s.slot.Active || s.slot.beingMade()):
 		return nil, &SetupError{fmt.Sprintf("slot %s is being read or made", cfg.Slot), "stop the workers, then run weir adopt again"}
@@ -152,15 +164,18 @@ func (a *Adoption) Apply(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg
 			return fmt.Errorf("drop slot %s: %w", cfg.Slot, err)
 		}
 	}
-	if err := prepare(ctx, src, cfg); err != nil {
+	switch tooOld, err := prepare(ctx, src, cfg); {
+	case err != nil:
 		return err
+	case tooOld:
+		return errors.New("the slot is older than the publication, which was missing: run weir adopt again")
 	}
 	if a.Slot != KeepSlot {
 		if err := a.makeSlot(ctx, src, cfg, logger); err != nil {
 			return err
 		}
 	}
-	changed, err := a.store(ctx, dst)
+	changed, err := a.store(ctx, dst, cfg)
 	if err != nil {
 		return fmt.Errorf("store the checkpoint: %w", err)
 	}
@@ -171,26 +186,35 @@ func (a *Adoption) Apply(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg
 }
 
 // store changes nothing (0) when somebody was quicker.
-func (a *Adoption) store(ctx context.Context, dst store.DBTX) (int64, error) {
+func (a *Adoption) store(ctx context.Context, dst store.DBTX, cfg Config) (int64, error) {
 	p := a.Present
 	if a.Checkpoint == nil {
+		began := time.Now().Add(-cfg.RecoveryWindow.Std()) // of a slot that is kept
+		if a.began != nil {
+			began = *a.began
+		}
 		return store.New().InsertCheckpoint(ctx, dst, store.InsertCheckpointParams{
 			SystemIdentifier: p.SystemIdentifier, Timeline: p.Timeline, Server: p.Server, DatabaseSystem: p.DatabaseSystem,
-			Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN),
+			Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN), BeganAt: began,
 		})
 	}
 	return store.New().AdoptCheckpoint(ctx, dst, store.AdoptCheckpointParams{
 		SystemIdentifier: p.SystemIdentifier, Timeline: p.Timeline, Server: p.Server, DatabaseSystem: p.DatabaseSystem,
-		Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN), TxIndex: p.TxIndex, Epoch: a.epoch,
+		Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN), TxIndex: p.TxIndex, BeganAt: a.began, Epoch: a.epoch,
 	})
 }
 
 // makeSlot begins at the present.
 func (a *Adoption) makeSlot(ctx context.Context, src *pgx.Conn, cfg Config, logger *slog.Logger) error {
 	watch := func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, src.Config()) }
-	if err := createSlot(ctx, src, cfg, logger, watch); err != nil {
+	began, err := clock(ctx, src)
+	if err != nil {
+		return fmt.Errorf("read the source's clock: %w", err)
+	}
+	if _, err := createSlot(ctx, src, cfg, logger, watch); err != nil {
 		return err
 	}
+	a.began = &began
 	slot, err := readSlot(ctx, src, cfg)
 	if err != nil {
 		return fmt.Errorf("read the slot: %w", err)
@@ -202,17 +226,14 @@ func (a *Adoption) makeSlot(ctx context.Context, src *pgx.Conn, cfg Config, logg
 	return nil
 }
 
-// longestTransaction is how long before its commit a row may have been written: created_at is when its transaction began.
-const longestTransaction = 24 * time.Hour
-
 // MissingChanges is a query for the rows of the change log that were not ingested, of those that were committed since a
-// time. It needs both tables in one database; "" when no change log is captured.
+// time: created_at is when a row's transaction began. It needs both tables in one database; "" when no change log is captured.
 func MissingChanges(cfg Config, since time.Time) string {
 	cfg = cfg.WithDefaults()
 	if *cfg.ChangeLog == (Table{}) {
 		return ""
 	}
-	from := since.Add(-longestTransaction).UTC().Format(time.RFC3339)
+	from := since.Add(-cfg.RecoveryWindow.Std()).UTC().Format(time.RFC3339)
 	return fmt.Sprintf("SELECT l.* FROM %s l WHERE l.created_at >= '%s' AND NOT EXISTS (SELECT FROM weir.event e "+
 		"WHERE e.id = l.id AND e.pk = l.pk_entity_change_log);", cfg.ChangeLog.SQL(), from)
 }

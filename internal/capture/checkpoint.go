@@ -39,38 +39,50 @@ type start struct {
 	active     bool      // another worker has the slot
 }
 
-// settle brings slot and checkpoint into being where they are missing, and refuses where continuity is not certain.
+// The values of State.
+const (
+	stateRecovering = "recovering"
+	stateGap        = "gap"
+)
+
+// settle brings slot and checkpoint into being where they are missing, makes up for what a slot has lost, and refuses a source
+// that the checkpoint does not belong to.
 func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) {
-	if err := prepare(ctx, src, s.cfg); err != nil {
+	tooOld, err := prepare(ctx, src, s.cfg)
+	if err != nil {
 		return start{}, err
 	}
-	for {
+	var began time.Time // before the slot was made, by the source's clock; zero: it was not us who made it
+	for ctx.Err() == nil {
 		seen, err := look(ctx, src, dst, s.cfg, s.opts.Installation)
 		if err != nil {
 			return start{}, err
 		}
-		if seen.slot != nil && seen.slot.beingMade() && seen.slot.usable(s.cfg, seen.database, true) == nil { // by another worker
-			sleep(ctx, standbyPoll)
-			if ctx.Err() != nil {
-				return start{}, ctx.Err()
+		if cp := seen.checkpoint; cp != nil {
+			if tooOld {
+				s.blind, tooOld = cp.Epoch, false
 			}
+			seen.tooOld = s.blind == cp.Epoch
+		} else {
+			seen.tooOld = tooOld
+		}
+		if seen.makesSlot(s.cfg) { // another worker
+			sleep(ctx, standbyPoll)
 			continue
 		}
 		todo, err := judge(s.cfg, seen)
 		if err != nil {
 			return start{}, err
 		}
-		switch todo {
+		switch todo.verdict {
 		case createTheSlot:
-			s.log.Info("creating the replication slot", "slot", s.cfg.Slot)
-			err = createSlot(ctx, src, s.cfg, s.log, func(ctx context.Context) (*pgx.Conn, error) {
-				return sourceConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
-			})
+			began, err = s.firstSlot(ctx, src)
 		case createTheCheckpoint:
-			err = insertCheckpoint(ctx, dst, checkpoint{
-				identity: seen.identity, Slot: string(s.cfg.Slot), Position: event.Position{LSN: seen.slot.Confirmed},
-			})
+			err = s.firstCheckpoint(ctx, src, dst, seen, began)
+		case recoverTheLoss, stopAtTheGap:
+			err = s.interrupted(ctx, src, dst, seen, todo)
 		case readOn:
+			s.warnOfTimeline(seen)
 			return start{
 				id: seen.identity.or(seen.checkpoint.identity), checkpoint: seen.checkpoint.Position, epoch: seen.checkpoint.Epoch,
 				owner: seen.checkpoint.Owner, confirmed: seen.slot.Confirmed, active: seen.slot.Active,
@@ -80,6 +92,63 @@ func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) 
 			return start{}, err
 		}
 	}
+	return start{}, ctx.Err()
+}
+
+// makesSlot says that the slot is being made, and not in the course of a recovery.
+func (s *sight) makesSlot(cfg Config) bool {
+	return s.slot != nil && s.slot.beingMade() && s.slot.usable(cfg, s.database, true) == nil &&
+		(s.checkpoint == nil || s.checkpoint.State != stateRecovering && s.checkpoint.State != stateGap)
+}
+
+// firstSlot makes the slot, and returns the time before that, or none when somebody else was first.
+func (s *Stream) firstSlot(ctx context.Context, src *pgx.Conn) (began time.Time, err error) {
+	s.log.Info("creating the replication slot", "slot", s.cfg.Slot)
+	if began, err = clock(ctx, src); err != nil {
+		return began, err
+	}
+	made, err := createSlot(ctx, src, s.cfg, s.log, s.watch)
+	if !made {
+		began = time.Time{}
+	}
+	return began, err
+}
+
+// firstCheckpoint begins at the slot's point. What was written before it is none of ours: its transactions were waited for
+// when the slot was made, so each of those that come after it began, and wrote its rows, after that was begun. Of a slot that was
+// there already it is not known when it was made.
+func (s *Stream) firstCheckpoint(ctx context.Context, src, dst *pgx.Conn, seen *sight, began time.Time) error {
+	if began.IsZero() {
+		now, err := clock(ctx, src)
+		if err != nil {
+			return err
+		}
+		began = now.Add(-s.cfg.RecoveryWindow.Std())
+	}
+	return insertCheckpoint(ctx, dst, checkpoint{
+		identity: seen.identity, Slot: string(s.cfg.Slot), Position: event.Position{LSN: seen.slot.Confirmed}, BeganAt: began,
+	})
+}
+
+// clock is the source's, which is what created_at goes by.
+func clock(ctx context.Context, src *pgx.Conn) (now time.Time, err error) {
+	err = src.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now)
+	return now, err
+}
+
+// watch opens a further connection to the source.
+func (s *Stream) watch(ctx context.Context) (*pgx.Conn, error) {
+	return sourceConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
+}
+
+// warnOfTimeline says what no server can tell.
+func (s *Stream) warnOfTimeline(seen *sight) {
+	if seen.branch == 0 {
+		return
+	}
+	s.log.Warn("the source is a promoted standby, which takes the checkpoint over: a promoted copy looks the same, so give each "+
+		"environment an installation of its own", "timeline", seen.Timeline, "checkpoint_timeline", seen.checkpoint.Timeline,
+		"left_at", seen.branch.String(), "server", seen.Server.String(), "installation", seen.Installation)
 }
 
 // ingestConnect opens the one connection that writes checkpoint, events and jobs.
@@ -177,7 +246,7 @@ func checkpointOf(row store.GetCheckpointRow) *checkpoint {
 func insertCheckpoint(ctx context.Context, db store.DBTX, cp checkpoint) error {
 	_, err := store.New().InsertCheckpoint(ctx, db, store.InsertCheckpointParams{
 		SystemIdentifier: cp.System, Timeline: cp.Timeline, Server: cp.Server.String(), DatabaseSystem: cp.Home.String(),
-		Installation: cp.Installation, Slot: cp.Slot, LSN: int64(cp.Position.LSN),
+		Installation: cp.Installation, Slot: cp.Slot, LSN: int64(cp.Position.LSN), BeganAt: cp.BeganAt,
 	})
 	if err != nil {
 		return fmt.Errorf("store the first checkpoint: %w", err)
@@ -194,7 +263,8 @@ func takeCheckpoint(ctx context.Context, conn *pgx.Conn, owner string, start sta
 		_, err := tx.Exec(ctx, "SELECT set_config('lock_timeout', $1, true)", fmt.Sprint(takeTime.Milliseconds()))
 		if err == nil {
 			row, err = store.New().TakeCheckpoint(ctx, tx, store.TakeCheckpointParams{
-				Owner: owner, Server: start.id.Server.String(), DatabaseSystem: start.id.Home.String(), Epoch: start.epoch,
+				Owner: owner, Timeline: start.id.Timeline, Server: start.id.Server.String(), DatabaseSystem: start.id.Home.String(),
+				Epoch: start.epoch,
 			})
 		}
 		return err

@@ -104,7 +104,8 @@ type sight struct {
 	slot       *slotRow    // nil: there is none
 	checkpoint *checkpoint // nil: there is none
 	used       bool        // schema weir holds events, so there was one
-	tooOld     bool        // the slot, for its publication; only a probe finds out
+	tooOld     bool        // the slot, for its publication; only a probe, or an attempt to read it, finds out
+	branch     event.LSN   // where the source's timeline left the checkpoint's; 0: it is the same, or does not come of it
 }
 
 // look reads slot, events, checkpoint and identity, in this order: the checkpoint is never behind what the slot was told,
@@ -153,6 +154,9 @@ func (s *sight) identify(ctx context.Context, src *pgx.Conn, dst store.DBTX) err
 	if err := s.identifySource(ctx, repl); err != nil {
 		return err
 	}
+	if err := s.readHistory(ctx, repl); err != nil {
+		return err
+	}
 	err = dst.QueryRow(ctx, `SELECT oid::text FROM pg_database WHERE datname = current_database()`).Scan(&s.Home.Database)
 	if err != nil {
 		return fmt.Errorf("identify the database: %w", err)
@@ -184,89 +188,3 @@ func (s *sight) identifySource(ctx context.Context, repl *pgconn.PgConn) error {
 	s.database, s.Server = string(row[0]), server{Port: string(row[1]), Directory: string(row[2])}
 	return nil
 }
-
-// verdict is what to do about what was seen.
-type verdict string
-
-const (
-	createTheSlot       verdict = "create the slot"
-	createTheCheckpoint verdict = "create the checkpoint at the slot's position"
-	readOn              verdict = "read on"
-)
-
-// judge decides how to start. It is pure: each of its rows is a test, and a row of the table in docs/start-up.md.
-func judge(cfg Config, s *sight) (verdict, error) {
-	if s.checkpoint != nil {
-		if err := s.sameSource(); err != nil {
-			return "", err
-		}
-	}
-	if s.slot != nil {
-		if err := s.slot.usable(cfg, s.database, s.checkpoint != nil || s.used); err != nil {
-			return "", err
-		}
-	}
-	switch cp := s.checkpoint; {
-	case cp == nil && s.used:
-		return "", &SetupError{"there is no checkpoint, but schema weir has events: the checkpoint was deleted, or not " +
-			"restored with the rest, so nothing is sent", gapHint}
-	case s.slot == nil && cp == nil:
-		return createTheSlot, nil
-	case cp == nil && s.tooOld:
-		return "", tooYoung(cfg)
-	case cp == nil:
-		return createTheCheckpoint, nil
-	case cp.Slot != string(cfg.Slot):
-		return "", &SetupError{
-			fmt.Sprintf("the checkpoint belongs to slot %s, not to %s", cp.Slot, cfg.Slot),
-			fmt.Sprintf("-- set source.slot to %s, or go on with %s: weir adopt", cp.Slot, cfg.Slot),
-		}
-	case s.slot == nil:
-		return "", &SetupError{
-			fmt.Sprintf("slot %s does not exist, but there is a checkpoint at %s", cfg.Slot, cp.Position.LSN), gapHint,
-		}
-	case s.slot.Confirmed > cp.Position.LSN:
-		return "", &SetupError{
-			fmt.Sprintf("slot %s was moved to %s, past the checkpoint at %s", cfg.Slot, s.slot.Confirmed, cp.Position.LSN), gapHint,
-		}
-	case s.tooOld:
-		return "", tooYoung(cfg)
-	default:
-		return readOn, nil
-	}
-}
-
-// sameSource refuses a source that the checkpoint does not belong to: a copy must do no harm.
-func (s *sight) sameSource() error {
-	const mend = "weir adopt # if this is the one to go on with"
-	cp := s.checkpoint
-	switch {
-	case s.System != cp.System:
-		return &SetupError{fmt.Sprintf("the source is another cluster than the checkpoint's (system identifier %s, not %s): "+
-			"this looks like a restored dump or a copy, so nothing is sent", s.System, cp.System), mend}
-	case differ(s.Home.System, cp.Home.System):
-		return &SetupError{fmt.Sprintf("schema weir is in another cluster than it was (system identifier %s, not %s): "+
-			"this looks like a restored dump or a copy, so nothing is sent", s.Home.System, cp.Home.System), mend}
-	case differ(s.Home.Database, cp.Home.Database):
-		return &SetupError{fmt.Sprintf("schema weir is in another database of the cluster than it was (oid %s, not %s): "+
-			"this looks like a copy or a restored dump, so nothing is sent", s.Home.Database, cp.Home.Database), mend}
-	case s.Timeline != cp.Timeline:
-		return &SetupError{fmt.Sprintf("the source is on timeline %d, the checkpoint on %d: a standby was promoted or a backup "+
-			"restored, so nothing is sent before somebody has looked", s.Timeline, cp.Timeline), mend}
-	case s.Server.differs(cp.Server):
-		return &SetupError{fmt.Sprintf("the source is the server at %s, the checkpoint's is at %s: this looks like a copy of the "+
-			"data directory, so nothing is sent", s.Server, cp.Server), mend}
-	case s.Installation != cp.Installation:
-		return &SetupError{
-			fmt.Sprintf("the checkpoint belongs to installation %q, this worker to %q", cp.Installation, s.Installation),
-			fmt.Sprintf("-- set installation to %q, or, if this is the one to go on with: weir adopt", cp.Installation),
-		}
-	case cp.Position.LSN > s.written:
-		return &SetupError{fmt.Sprintf("the source's WAL ends at %s, before the checkpoint at %s: an older state of the server "+
-			"was restored, so nothing is sent", s.written, cp.Position.LSN), mend}
-	}
-	return nil
-}
-
-// gapHint is how to go on where continuity cannot be proven.
-const gapHint = "weir adopt # which goes on at the present and says which changes may be missing"

@@ -27,6 +27,7 @@ func TestStart(t *testing.T) {
 		return &c
 	}
 	same := cp(func(*checkpoint) {})
+	promoted := cp(func(c *checkpoint) { c.Timeline, c.Server = 0, server{"9", "/b"} })
 	const present = event.LSN(0) // a slot that adopt makes
 	page, err := os.ReadFile("../../docs/start-up.md")
 	if err != nil {
@@ -46,9 +47,9 @@ func TestStart(t *testing.T) {
 		"killed after making the slot":     {slotAt(90), nil, createTheCheckpoint, "", "", 0, false},
 		"slot behind":                      {slotAt(90), same, readOn, "", "", 0, false},
 		"slot at the checkpoint":           {slotAt(100), same, readOn, "", "", 0, false},
-		"slot gone":                        {nil, same, "", "slot weir does not exist", CreateSlot, present, false},
-		"slot ahead":                       {slotAt(101), same, "", "past the checkpoint", KeepSlot, 101, false},
-		"slot lost":                        {slot(func(s *slotRow) { s.Status = "lost" }), same, "", "is lost", RecreateSlot, present, false},
+		"slot gone":                        {nil, same, recoverTheLoss, "", "", 0, false},
+		"slot ahead":                       {slotAt(101), same, recoverTheLoss, "", "", 0, false},
+		"slot lost":                        {slot(func(s *slotRow) { s.Status = "lost" }), same, recoverTheLoss, "", "", 0, false},
 		"slot lost, no checkpoint":         {slot(func(s *slotRow) { s.Status = "lost" }), nil, "", "nothing has been read from it", "", 0, false},
 		"slot of another plugin":           {slot(func(s *slotRow) { s.Plugin = "wal2json" }), same, "", "something else", "", 0, false},
 		"physical slot":                    {slot(func(s *slotRow) { s.Confirmed, s.Plugin, s.Database, s.Physical = 0, "", "", true }), nil, "", "physical slot", "", 0, false},
@@ -57,7 +58,7 @@ func TestStart(t *testing.T) {
 		"checkpoint of another slot, none": {nil, cp(func(c *checkpoint) { c.Slot = "other" }), "", "belongs to slot other", CreateSlot, present, false},
 		"checkpoint gone":                  {slotAt(90), nil, "", "there is no checkpoint", KeepSlot, 90, false},
 		"checkpoint gone, no slot":         {nil, nil, "", "there is no checkpoint", CreateSlot, present, false},
-		"checkpoint gone, slot lost":       {slot(func(s *slotRow) { s.Status = "lost" }), nil, "", "is lost", RecreateSlot, present, false},
+		"checkpoint gone, slot lost":       {slot(func(s *slotRow) { s.Status = "lost" }), nil, "", "there is no checkpoint", RecreateSlot, present, false},
 		"another cluster":                  {slotAt(90), cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", RecreateSlot, present, false},
 		"another cluster, --keep-slot":     {slotAt(90), cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", KeepSlot, 90, false},
 		"another cluster, no slot":         {nil, cp(func(c *checkpoint) { c.System = "2" }), "", "another cluster", CreateSlot, present, false},
@@ -69,6 +70,28 @@ func TestStart(t *testing.T) {
 		"another timeline, other server": {
 			slotAt(90), cp(func(c *checkpoint) { c.Timeline, c.Server = 2, server{"9", "/b"} }), "", "timeline",
 			KeepSlot, 100, false,
+		},
+		// The source is on timeline 1, and the checkpoint on 0, which was left at 105.
+		"promoted standby":                      {slotAt(90), promoted, readOn, "", "", 0, false},
+		"promoted standby, slot ahead":          {slotAt(101), promoted, recoverTheLoss, "", "", 0, false},
+		"promoted standby, no slot":             {nil, promoted, recoverTheLoss, "", "", 0, false},
+		"promoted standby, slot lost":           {slot(func(s *slotRow) { s.Status = "lost" }), promoted, recoverTheLoss, "", "", 0, false},
+		"promoted standby, lacks the newest":    {slotAt(90), cp(func(c *checkpoint) { c.Timeline, c.Position.LSN = 0, 106 }), recoverTheLoss, "", "", 0, false},
+		"promoted standby, lacks a commit":      {slotAt(90), cp(func(c *checkpoint) { c.Timeline, c.Position.LSN = 0, 105 }), recoverTheLoss, "", "", 0, false},
+		"promoted standby, has just everything": {slotAt(90), cp(func(c *checkpoint) { c.Timeline, c.Position = 0, event.Position{LSN: 105} }), readOn, "", "", 0, false},
+		"promoted standby, its WAL ends before the checkpoint": {
+			slotAt(90), cp(func(c *checkpoint) { c.Timeline, c.Position.LSN = 0, 300 }), recoverTheLoss, "", "", 0, false,
+		},
+		"promoted standby, another installation": {
+			slotAt(90), cp(func(c *checkpoint) { c.Timeline, c.Installation = 0, "prod" }), "", `installation "prod"`, KeepSlot, 100, false,
+		},
+		"recovery broken off":          {slotAt(110), cp(func(c *checkpoint) { c.State = stateRecovering }), recoverTheLoss, "", "", 0, false},
+		"recovery broken off, no slot": {nil, cp(func(c *checkpoint) { c.State = stateRecovering }), recoverTheLoss, "", "", 0, false},
+		"gap":                          {slotAt(90), cp(func(c *checkpoint) { c.State = stateGap }), stopAtTheGap, "", "", 0, false},
+		"slot gone, tables":            {nil, cp(func(c *checkpoint) { c.TablesFrom = 50 }), stopAtTheGap, "", "", 0, false},
+		"slot behind, tables":          {slotAt(90), cp(func(c *checkpoint) { c.TablesFrom = 50 }), readOn, "", "", 0, false},
+		"recovery broken off, tables": {
+			nil, cp(func(c *checkpoint) { c.TablesFrom, c.State = 50, stateRecovering }), recoverTheLoss, "", "", 0, false,
 		},
 		"another port":                   {slotAt(90), cp(func(c *checkpoint) { c.Server.Port = "5433" }), "", "copy of the data directory", KeepSlot, 100, true},
 		"another directory":              {slotAt(90), cp(func(c *checkpoint) { c.Server.Directory = "/copy" }), "", "copy of the data directory", KeepSlot, 100, true},
@@ -82,7 +105,7 @@ func TestStart(t *testing.T) {
 		"another installation":                             {slotAt(90), cp(func(c *checkpoint) { c.Installation = "prod" }), "", `installation "prod"`, KeepSlot, 100, true},
 		"checkpoint after the WAL":                         {slotAt(90), cp(func(c *checkpoint) { c.Position.LSN = 201 }), "", "older state", KeepSlot, 90, false},
 		"checkpoint where the WAL ends":                    {slotAt(90), cp(func(c *checkpoint) { c.Position.LSN = 200 }), readOn, "", "", 0, false},
-		"publication younger than the slot":                {slotAt(90), same, "", "is younger", RecreateSlot, present, false},
+		"publication younger than the slot":                {slotAt(90), same, recoverTheLoss, "", "", 0, false},
 		"publication younger than the slot, no checkpoint": {slotAt(90), nil, "", "is younger", RecreateSlot, present, false},
 		"slot being read":                                  {slot(func(s *slotRow) { s.Active = true }), same, readOn, "", "", 0, false},
 		"slot being read, another installation": {
@@ -97,8 +120,12 @@ func TestStart(t *testing.T) {
 				used:   tc.cp != nil || strings.HasPrefix(name, "checkpoint gone"),
 				tooOld: strings.HasPrefix(name, "publication younger"),
 			}
+			if strings.HasPrefix(name, "promoted") {
+				s.branch = 105
+			}
 			cfg := Config{}.WithDefaults()
-			got, err := judge(cfg, s)
+			ruled, err := judge(cfg, s)
+			got := ruled.verdict
 			if got != tc.want || (err == nil) != (tc.refusal == "") || (err != nil && !strings.Contains(err.Error(), tc.refusal)) {
 				t.Errorf("got %q, %v; want %q, error with %q", got, err, tc.want, tc.refusal)
 			}
@@ -108,8 +135,11 @@ func TestStart(t *testing.T) {
 			}
 			switch {
 			case tc.refusal == "":
-				if adoptErr != nil || a.Problem != "" {
+				if adoptErr != nil || a.Problem != "" || (a.Recovers != "") != (got == recoverTheLoss && ruled.problem != "") {
 					t.Errorf("adopt has something to do where a worker starts: %+v, %v", a, adoptErr)
+				}
+				if interrupts := got == recoverTheLoss || got == stopAtTheGap; interrupts != (ruled.cause != "" || strings.HasPrefix(name, "gap")) {
+					t.Errorf("cause %q", ruled.cause)
 				}
 				return
 			case tc.adopt == "":
@@ -133,7 +163,7 @@ func TestStart(t *testing.T) {
 			if a.epoch != 3 {
 				t.Errorf("adopt: epoch %d", a.epoch)
 			}
-			if foreign := strings.HasPrefix(name, "slot ") && tc.cp.Installation == "" || strings.HasPrefix(name, "checkpoint of") || tc.refusal == "is younger"; foreign == a.Foreign {
+			if foreign := strings.HasPrefix(name, "slot ") && tc.cp.Installation == "" || strings.HasPrefix(name, "checkpoint of"); foreign == a.Foreign {
 				t.Errorf("adopt: foreign is %t", a.Foreign)
 			}
 			if keeps := from == tc.cp.Position.LSN; keeps != (a.Present.TxIndex == 7) {
@@ -165,6 +195,16 @@ func documented(name string, got verdict, a *Adoption) string {
 		line += "; changes may be missing"
 	}
 	return line + " |"
+}
+
+func TestBranchOf(t *testing.T) {
+	t.Parallel()
+	const history = "1\t0/3000148\tno recovery target specified\n\n2\t1A/5000000\tbefore 2026-11-25 12:00:00+00\n"
+	for ancestor, want := range map[int32]event.LSN{1: 0x3000148, 2: 0x1A05000000, 3: 0} {
+		if got, err := branchOf(history, ancestor); err != nil || got != want {
+			t.Errorf("timeline %d: %s, %v", ancestor, got, err)
+		}
+	}
 }
 
 // created_at is when a transaction began, which may be long before it committed.

@@ -16,6 +16,8 @@ type metrics struct {
 	commit     prometheus.Histogram
 	reconnects prometheus.Counter
 	takeovers  *prometheus.CounterVec
+	recoveries *prometheus.CounterVec
+	recovered  *prometheus.CounterVec
 
 	walEnd      atomic.Uint64 // newest WAL position that the server told
 	stored      atomic.Uint64 // the checkpoint's LSN
@@ -23,6 +25,7 @@ type metrics struct {
 	openSince   atomic.Int64  // commit time (unix nanoseconds) of the oldest change in the open batch; 0: none
 	commitSince atomic.Int64  // the same of the batch that is being committed
 	owned       atomic.Bool
+	gap         atomic.Bool
 	retained    atomic.Int64
 }
 
@@ -52,6 +55,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		reconnects: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weir_capture_reconnects_total", Help: "Times that the stream was lost and had to be taken up again.",
 		}),
+		recoveries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_recoveries_total",
+			Help: "Recoveries from the change log that this worker began, by why the stream had lost its continuity.",
+		}, []string{"reason"}),
+		recovered: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_recovery_rows_total",
+			Help: "Rows of the change log that recoveries looked at: ingested now (recovered), earlier (known), or of a forgotten entity.",
+		}, []string{"result"}),
+	}
+	for _, why := range causes() {
+		m.recoveries.WithLabelValues(string(why))
+	}
+	for _, result := range []string{"recovered", "known", "forgotten"} {
+		m.recovered.WithLabelValues(result)
 	}
 	m.takeovers = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_stream_takeovers_total",
@@ -62,11 +79,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.takeovers.WithLabelValues(takenVacant)
 	m.changes.WithLabelValues("event")
 	m.changes.WithLabelValues("rejected")
-	reg.MustRegister(m.changes, m.bytes, m.batch, m.commit, m.reconnects, m.takeovers,
+	reg.MustRegister(m.changes, m.bytes, m.batch, m.commit, m.reconnects, m.takeovers, m.recoveries, m.recovered,
 		gauge("weir_capture_lag_bytes", "WAL between the checkpoint and the newest position that the server told.", m.lagBytes),
 		gauge("weir_capture_lag_seconds",
 			"Age of the oldest change that was received and is not stored yet; 0 when there is none.", m.lagSeconds),
-		gauge("weir_stream_owned", "1 while this worker reads the stream, 0 while it stands by.", m.ownedFloat),
+		gauge("weir_stream_owned", "1 while this worker reads the stream, 0 while it stands by.", func() float64 { return one(&m.owned) }),
+		gauge("weir_stream_gap", "1 while nothing is captured since changes are missing that cannot be made up for: see weir accept-gap.",
+			func() float64 { return one(&m.gap) }),
 		gauge("weir_checkpoint_age_seconds", "Time since the checkpoint last moved.", m.checkpointAge),
 		gauge("weir_slot_retained_bytes", "WAL that the slot holds on the server, as of the last heartbeat interval.",
 			func() float64 { return float64(m.retained.Load()) }),
@@ -94,8 +113,8 @@ func (m *metrics) lagSeconds() float64 {
 	return max(0, time.Since(time.Unix(0, since)).Seconds())
 }
 
-func (m *metrics) ownedFloat() float64 {
-	if m.owned.Load() {
+func one(flag *atomic.Bool) float64 {
+	if flag.Load() {
 		return 1
 	}
 	return 0

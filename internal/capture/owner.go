@@ -42,11 +42,14 @@ type Options struct {
 // State is what a Stream is doing.
 type State string
 
-// A stream connects, then either reads or stands by for the worker that does.
+// A stream connects, then either reads or stands by for the worker that does. One that has lost its continuity is recovered
+// first, or waits for somebody to decide (Gap).
 const (
 	Connecting State = "connecting"
 	Standby    State = "standby"
 	Streaming  State = "streaming"
+	Recovering State = "recovering"
+	Gap        State = "gap"
 )
 
 // Health is a moment's view of a Stream, for readiness and status.
@@ -67,6 +70,9 @@ type Stream struct {
 	silences  int    // of the server, one after the other, that were broken off
 	ingestPID uint32 // of the latest session that stores batches
 	hung      string // the owner that was found to hang, or to be cut off
+	// blind is the epoch at which the slot was found to be too old for its publication, 0: none. The recovery from it makes the
+	// slot again, and raises the epoch.
+	blind int64
 
 	mu     sync.Mutex // guards the rest
 	health Health
@@ -125,6 +131,7 @@ func (s *Stream) setHealth(state State, err error) {
 		s.health.Err = err.Error()
 	}
 	s.metrics.owned.Store(state == Streaming)
+	s.metrics.gap.Store(state == Gap)
 }
 
 // Run reads the stream, or stands by for it, until the context ends (nil) or the source turns out to be set up wrongly
@@ -329,6 +336,9 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	group.Go(func() error { return writer.run(ctx, batches) })
 	group.Go(func() error { return beat.run(ctx) })
 	err = group.Wait()
+	if errors.Is(err, errTooYoung) {
+		s.blind = cp.Epoch
+	}
 	if errors.Is(err, errSilent) && writer.pos == cp.Position {
 		s.silences++
 	} else {

@@ -18,9 +18,12 @@ import (
 func tooYoung(cfg Config) *SetupError {
 	return &SetupError{
 		fmt.Sprintf("publication %s is younger than changes that are still to be read from slot %s", cfg.Publication, cfg.Slot),
-		"weir adopt # which makes the slot again, goes on at the present and says which changes may be missing",
+		fmt.Sprintf("SELECT pg_drop_replication_slot('%s'); -- the worker makes it again", cfg.Slot),
 	}
 }
+
+// errTooYoung is what a stream ends with that comes to such a change.
+var errTooYoung = errors.New("the publication is younger than changes that are still to be read")
 
 // saysTooYoung recognizes it in what the server says, not by the text, which may be in any language.
 func saysTooYoung(said *pgconn.PgError) bool {
@@ -81,7 +84,7 @@ func probeSlot(ctx context.Context, src *pgx.Conn, cfg Config, limit time.Durati
 
 // probe looks for it where a worker would start to read, as far as that shows in time.
 func (s *sight) probe(ctx context.Context, src *pgx.Conn, cfg Config, limit time.Duration) {
-	if s.slot == nil || s.slot.Active || s.slot.beingMade() || s.slot.usable(cfg, s.database, true) != nil {
+	if s.slot == nil || s.slot.Active || s.slot.Status == lost || s.slot.beingMade() || s.slot.usable(cfg, s.database, true) != nil {
 		return
 	}
 	s.tooOld = probeSlot(ctx, src, cfg, limit) == slotTooOld

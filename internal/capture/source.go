@@ -362,10 +362,6 @@ func (s *slotRow) usable(cfg Config, database string, continues bool) error {
 			fmt.Sprintf("slot %s is lost, and nothing has been read from it", cfg.Slot),
 			fmt.Sprintf("SELECT pg_drop_replication_slot('%s'); -- the worker makes it again", cfg.Slot),
 		}
-	case s.Status == lost:
-		return &SetupError{
-			fmt.Sprintf("slot %s is lost: the server removed WAL that it still needed (max_slot_wal_keep_size)", cfg.Slot), gapHint,
-		}
 	}
 	return nil
 }
@@ -390,14 +386,16 @@ func readSlot(ctx context.Context, conn *pgx.Conn, cfg Config) (*slotRow, error)
 
 // prepare makes the publication, if it may, and checks the rest of what streaming needs. The slot comes after the
 // publication: a slot cannot decode with a publication that is younger than the position it starts from.
-func prepare(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+//
+// Where it makes one, it says whether the slot, which is there, is too old for it.
+func prepare(ctx context.Context, conn *pgx.Conn, cfg Config) (tooOld bool, err error) {
 	if err := checkServer(ctx, conn, cfg); err != nil {
-		return err
+		return false, err
 	}
-	if err := createPublication(ctx, conn, cfg); err != nil {
-		return err
+	if tooOld, err = createPublication(ctx, conn, cfg); err != nil {
+		return false, err
 	}
-	return checkPublication(ctx, conn, cfg)
+	return tooOld, checkPublication(ctx, conn, cfg)
 }
 
 // checkServer checks what streaming needs beside the publication.
@@ -417,38 +415,38 @@ func checkServer(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 
 // createPublication makes the publication where there is none. One that exists is somebody's: it is checked, not changed.
 // The slot is looked for first: who makes both makes it last.
-func createPublication(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+func createPublication(ctx context.Context, conn *pgx.Conn, cfg Config) (tooOld bool, err error) {
 	slot, err := readSlot(ctx, conn, cfg)
 	if err != nil {
-		return fmt.Errorf("read the slot: %w", err)
+		return false, fmt.Errorf("read the slot: %w", err)
 	}
 	var exists bool
 	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, string(cfg.Publication)).Scan(&exists)
 	if err != nil || exists {
-		return err
+		return false, err
 	}
 	if err := checkSlot(ctx, conn, cfg); err != nil {
-		return err
+		return false, err
 	}
 	if slot != nil && slot.Status != lost {
 		switch probeSlot(ctx, conn, cfg, probeAtStart) {
 		case slotTooOld:
-			return tooYoung(cfg)
+			tooOld = true
 		case slotUnknown: // somebody else is looking, too
-			return fmt.Errorf("slot %s cannot be looked into, which has to be before its publication is made: %w", cfg.Slot, errChanged)
+			return false, fmt.Errorf("slot %s cannot be looked into, which has to be before its publication is made: %w", cfg.Slot, errChanged)
 		case slotReadable:
 		}
 	}
 	_, err = conn.Exec(ctx, publicationSQL(cfg))
 	switch {
 	case hasCode(err, "42710"): // another worker was first
-		return nil
+		return tooOld, nil
 	case hasCode(err, "42501"):
-		return nil // we may not: the check says what its owner has to do
+		return tooOld, nil // we may not: the check says what its owner has to do
 	case err != nil:
-		return fmt.Errorf("create publication %s: %w", cfg.Publication, err)
+		return false, fmt.Errorf("create publication %s: %w", cfg.Publication, err)
 	}
-	return nil
+	return tooOld, nil
 }
 
 // connector opens a further connection to the source.
@@ -456,22 +454,22 @@ type connector func(context.Context) (*pgx.Conn, error)
 
 // createSlot makes the slot, with failover where the server has it (17). It waits for every transaction that is open
 // in the cluster, so it says whom it waits for.
-func createSlot(ctx context.Context, conn *pgx.Conn, cfg Config, logger *slog.Logger, watch connector) error {
+func createSlot(ctx context.Context, conn *pgx.Conn, cfg Config, logger *slog.Logger, watch connector) (made bool, err error) {
 	stop := reportWaiting(ctx, logger, watch)
 	defer stop()
 	sql := `SELECT pg_create_logical_replication_slot($1, 'pgoutput')`
 	version, err := serverVersion(ctx, conn)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if version >= 170000 {
 		sql = `SELECT pg_create_logical_replication_slot($1, 'pgoutput', failover => true)`
 	}
 	_, err = conn.Exec(ctx, sql, string(cfg.Slot))
 	if err != nil && !hasCode(err, "42710") {
-		return fmt.Errorf("create replication slot %s: %w", cfg.Slot, slotsInUse(err))
+		return false, fmt.Errorf("create replication slot %s: %w", cfg.Slot, slotsInUse(err))
 	}
-	return nil
+	return err == nil, nil
 }
 
 // reportWaiting logs, every few seconds until stopped, which transactions the creation of a slot waits for.

@@ -162,12 +162,12 @@ func (s *stream) handle(msg pgproto3.BackendMessage) error {
 	case *pgproto3.ErrorResponse:
 		said := pgconn.ErrorResponseToPgError(m)
 		if saysTooYoung(said) {
-			return tooYoung(s.cfg)
+			return errTooYoung
 		}
 		return said
 	case *pgproto3.NoticeResponse:
 		if saysTooYoung(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(m))) {
-			return tooYoung(s.cfg)
+			return errTooYoung
 		}
 		return nil
 	case *pgproto3.ParameterStatus:

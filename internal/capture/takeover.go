@@ -297,14 +297,6 @@ func (b *standby) endOwner(ctx context.Context, client, silent string) (ended bo
 	return true, nil
 }
 
-// endSessions ends what a worker has open on a server.
-func endSessions(ctx context.Context, conn *pgx.Conn, client string) error {
-	_, err := conn.Exec(ctx, `
-		SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-		 WHERE application_name = $1 AND pid <> pg_backend_pid()`, appPrefix+client)
-	return err
-}
-
 func (b *standby) sayDenied(err error, conn *pgx.Conn, url string) {
 	var pg *pgconn.PgError
 	errors.As(err, &pg)

@@ -123,7 +123,8 @@ func TestLostCheckpoint(t *testing.T) {
 	r.await("what was not read", func() bool { return r.ingested() == "1" })
 }
 
-// A change that is older than its publication can never be decoded. Waiting does not help, and skipping it is a loss.
+// A change that is older than its publication can never be decoded. Waiting does not help, and skipping it is a loss: it is read
+// from the change log.
 func TestPublicationYoungerThanTheSlot(t *testing.T) {
 	t.Parallel()
 	for name, again := range map[string]string{
@@ -139,22 +140,15 @@ func TestPublicationYoungerThanTheSlot(t *testing.T) {
 			r.exec("DROP PUBLICATION weir")
 			r.write(1, 1)
 			r.exec(again)
-			if err := capture.CheckStart(t.Context(), r.conn, r.conn, r.cfg, ""); err == nil || !strings.Contains(err.Error(), "is younger") {
+			if err := capture.CheckStart(t.Context(), r.conn, r.conn, r.cfg, ""); err != nil {
 				t.Errorf("before a start: %v", err)
 			}
-			if got := r.refusal(r.start("two")); !strings.Contains(got, "is younger than changes") || !strings.Contains(got, "weir adopt") {
-				t.Errorf("got %s", got)
-			}
-			if got := r.one("SELECT count(*)::text FROM pg_publication"); name == "gone" && got != "0" {
-				t.Error("it makes a publication that cannot help")
-			}
-			r.letGo()
-			if plan := r.adopt(); plan.Slot != capture.RecreateSlot || plan.Continuous {
+			if plan := r.adopt(); plan.Problem != "" || (name != "gone") != strings.Contains(plan.Recovers, "is younger") {
 				t.Errorf("got %+v", plan)
 			}
-			r.streaming(r.start("three"))
+			r.streaming(r.start("two"))
 			r.write(2, 2)
-			r.await("what comes after it", func() bool { return r.ingested() == "2" })
+			r.await("both", func() bool { return r.ingested() == "1 2" })
 		})
 	}
 }
@@ -200,6 +194,7 @@ func TestAdoptWaitsForOpenTransactions(t *testing.T) {
 	run.stop(t)
 	r.letGo()
 	r.exec("SELECT pg_drop_replication_slot($1)", r.cfg.Slot)
+	r.exec("UPDATE weir.checkpoint SET installation = 'other'")
 	r.exec("SET statement_timeout = '300ms'")
 	open, err := pgx.Connect(t.Context(), r.url)
 	if err != nil {
@@ -214,7 +209,7 @@ func TestAdoptWaitsForOpenTransactions(t *testing.T) {
 		close(ended)
 	})
 	defer func() { <-ended }()
-	if plan := r.adopt(); plan.Slot != capture.CreateSlot || plan.Foreign {
+	if plan := r.adopt(); plan.Slot != capture.CreateSlot || !plan.Foreign {
 		t.Errorf("got %+v", plan)
 	}
 }
@@ -263,9 +258,8 @@ func TestSlotMovedAtTheLastMoment(t *testing.T) {
 		}
 	})
 	r.url = through
-	if got := r.refusal(r.start("two")); !strings.Contains(got, "past the checkpoint") {
-		t.Errorf("got %s", got)
-	}
+	r.start("two")
+	r.await("what the slot was moved over", func() bool { return r.ingested() == "1" })
 	if err := <-moved; err != nil {
 		t.Fatal(err)
 	}

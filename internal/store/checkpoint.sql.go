@@ -14,8 +14,8 @@ const adoptCheckpoint = `-- name: AdoptCheckpoint :execrows
 UPDATE weir.checkpoint
 SET system_identifier = $1, timeline = $2, server = $3, database_system = $4,
     installation = $5, slot = $6, lsn = '0/0'::pg_lsn + $7::bigint, tx_index = $8, epoch = epoch + 1,
-    owner = '', state = 'streaming', updated_at = now()
-WHERE epoch = $9
+    owner = '', state = 'streaming', problem = '', began_at = coalesce($9, began_at), updated_at = now()
+WHERE epoch = $10
 `
 
 type AdoptCheckpointParams struct {
@@ -27,6 +27,7 @@ type AdoptCheckpointParams struct {
 	Slot             string
 	LSN              int64
 	TxIndex          int64
+	BeganAt          *time.Time
 	Epoch            int64
 }
 
@@ -42,6 +43,7 @@ func (q *Queries) AdoptCheckpoint(ctx context.Context, db DBTX, arg AdoptCheckpo
 		arg.Slot,
 		arg.LSN,
 		arg.TxIndex,
+		arg.BeganAt,
 		arg.Epoch,
 	)
 	if err != nil {
@@ -197,8 +199,8 @@ func (q *Queries) GetCheckpoint(ctx context.Context, db DBTX) (GetCheckpointRow,
 }
 
 const insertCheckpoint = `-- name: InsertCheckpoint :execrows
-INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn)
-VALUES ($1, $2, $3, $4, $5, $6, '0/0'::pg_lsn + $7::bigint)
+INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn, began_at)
+VALUES ($1, $2, $3, $4, $5, $6, '0/0'::pg_lsn + $7::bigint, $8)
 ON CONFLICT DO NOTHING
 `
 
@@ -210,6 +212,7 @@ type InsertCheckpointParams struct {
 	Installation     string
 	Slot             string
 	LSN              int64
+	BeganAt          time.Time
 }
 
 // InsertCheckpoint is for the first start, and for one that was lost: it changes nothing (0 rows) when there is a checkpoint already.
@@ -222,6 +225,7 @@ func (q *Queries) InsertCheckpoint(ctx context.Context, db DBTX, arg InsertCheck
 		arg.Installation,
 		arg.Slot,
 		arg.LSN,
+		arg.BeganAt,
 	)
 	if err != nil {
 		return 0, err
@@ -256,14 +260,15 @@ func (q *Queries) SchemaVersion(ctx context.Context, db DBTX) (int64, error) {
 
 const takeCheckpoint = `-- name: TakeCheckpoint :one
 UPDATE weir.checkpoint
-SET epoch = epoch + 1, owner = $1, owned_since = now(), server = $2, database_system = $3
-WHERE epoch = $4
+SET epoch = epoch + 1, owner = $1, owned_since = now(), timeline = $2, server = $3, database_system = $4
+WHERE epoch = $5 AND state = 'streaming'
 RETURNING system_identifier, timeline, server, database_system, installation, slot, (lsn - '0/0')::bigint AS lsn, tx_index, epoch, owner, state,
           events, commit_time, created_at, updated_at, owned_since, began_at, problem, coalesce(tables_from - '0/0', 0)::bigint AS tables_from
 `
 
 type TakeCheckpointParams struct {
 	Owner          string
+	Timeline       int32
 	Server         string
 	DatabaseSystem string
 	Epoch          int64
@@ -297,6 +302,7 @@ type TakeCheckpointRow struct {
 func (q *Queries) TakeCheckpoint(ctx context.Context, db DBTX, arg TakeCheckpointParams) (TakeCheckpointRow, error) {
 	row := db.QueryRow(ctx, takeCheckpoint,
 		arg.Owner,
+		arg.Timeline,
 		arg.Server,
 		arg.DatabaseSystem,
 		arg.Epoch,

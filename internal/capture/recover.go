@@ -1,0 +1,230 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/store"
+)
+
+// A slot that has lost something is made up for from the change log: docs/recovery.md tells the whole of it.
+//
+//  1. The checkpoint is taken, state recovering: that fences everybody, also who reads this.
+//  2. The slot is made again, and exports the snapshot of exactly what was committed before its point.
+//  3. Under that snapshot the change log is read, and what is not known yet is ingested, batch by batch, beside the stream.
+//  4. The checkpoint takes the slot's point, and the stream begins there.
+//
+// Killed at any point it begins again at 1: what was ingested is known then.
+
+// interrupted is what to do about a stream whose continuity is lost: recover, or stop at a gap, unless that is another's.
+func (s *Stream) interrupted(ctx context.Context, src, dst *pgx.Conn, seen *sight, todo ruling) error {
+	s.once.Do(func() { close(s.verified) }) // it is the checkpoint's source: what is queued may be delivered
+	if seen.checkpoint.State == stateGap {
+		return s.awaitAcceptance(ctx, dst, todo.problem)
+	}
+	may, dead, err := s.mayInterrupt(ctx, src, dst, seen)
+	if err != nil {
+		return err
+	}
+	if !may {
+		s.standBy()
+		sleep(ctx, standbyPoll)
+		return nil
+	}
+	s.warnOfTimeline(seen)
+	if todo.verdict == stopAtTheGap {
+		_, err := s.interrupt(ctx, dst, seen, stateGap, todo.problem)
+		if errors.Is(err, errChanged) {
+			return nil
+		}
+		return err
+	}
+	return s.recover(ctx, src, dst, seen, todo, dead)
+}
+
+// mayInterrupt says that nobody who is alive recovers the stream, or reads it, and who does so and is dead. That a worker is dead
+// others find out: its row in weir.worker is gone then.
+func (s *Stream) mayInterrupt(ctx context.Context, src, dst *pgx.Conn, seen *sight) (may bool, dead []string, err error) {
+	if seen.checkpoint.State == stateRecovering {
+		dead = append(dead, seen.checkpoint.Owner)
+	}
+	if seen.slot != nil && seen.slot.Active {
+		reader, err := s.reader(ctx, src)
+		if err != nil || reader == "" { // gone by now: look again
+			return false, nil, err
+		}
+		id, ours := strings.CutPrefix(reader, appPrefix)
+		if !ours || id == s.opts.ClientID { // a stranger, or a session of ours that the server has not ended yet
+			return false, nil, nil
+		}
+		dead = append(dead, id)
+	}
+	dead = slices.DeleteFunc(dead, func(id string) bool { return id == "" || id == s.opts.ClientID })
+	for _, id := range dead {
+		if lives, err := store.New().WorkerLives(ctx, dst, id); err != nil || lives {
+			return false, nil, err
+		}
+	}
+	return true, dead, nil
+}
+
+// reader is the application_name of who reads the slot.
+func (s *Stream) reader(ctx context.Context, src *pgx.Conn) (name string, err error) {
+	err = src.QueryRow(ctx, `
+		SELECT coalesce(nullif(a.application_name, ''), '?') FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
+		 WHERE s.slot_name = $1`, string(s.cfg.Slot)).Scan(&name)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	return name, err
+}
+
+// interrupt takes the checkpoint of a stream that cannot go on as it is.
+func (s *Stream) interrupt(ctx context.Context, dst *pgx.Conn, seen *sight, state, problem string) (*checkpoint, error) {
+	row, err := store.New().InterruptStream(ctx, dst, store.InterruptStreamParams{
+		Owner: s.opts.ClientID, State: state, Problem: problem, Epoch: seen.checkpoint.Epoch,
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("take the checkpoint: %w", errChanged)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take the checkpoint: %w", err)
+	}
+	return checkpointOf(store.GetCheckpointRow(row)), nil
+}
+
+// awaitAcceptance captures nothing until somebody has accepted the gap (weir accept-gap).
+func (s *Stream) awaitAcceptance(ctx context.Context, dst *pgx.Conn, problem string) error {
+	if s.Health().State != Gap {
+		s.log.Error("changes are missing that cannot be made up for, so nothing is captured", "problem", problem, "mend", GapMend)
+	}
+	s.setHealth(Gap, errors.New(problem+"; to go on: "+GapMend))
+	for {
+		sleep(ctx, standbyPoll)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		cp, err := readCheckpoint(ctx, dst)
+		if err != nil || cp == nil || cp.State != stateGap {
+			return err
+		}
+	}
+}
+
+// GapMend is how to go on from a gap.
+const GapMend = "weir accept-gap # which says what may be missing"
+
+// recover makes up for the loss. A nil error may also mean that somebody else was quicker.
+func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, todo ruling, dead []string) error {
+	if err := readable(ctx, src, *s.cfg.ChangeLog); err != nil { // before anything is given up
+		return err
+	}
+	cp, err := s.interrupt(ctx, dst, seen, stateRecovering, todo.problem)
+	if errors.Is(err, errChanged) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.setHealth(Recovering, nil)
+	defer s.setHealth(Connecting, nil)
+	s.metrics.recoveries.WithLabelValues(string(todo.cause)).Inc()
+	s.log.Warn("the stream has lost its continuity, recovering from the change log",
+		"problem", todo.problem, "checkpoint", cp.Position.String(), "epoch", cp.Epoch)
+	for _, id := range dead {
+		if err := endSessions(ctx, src, id); err != nil {
+			return err
+		}
+	}
+	repl, made, err := s.renewSlot(ctx, src, seen)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = repl.Close(context.WithoutCancel(ctx)) }() // the snapshot ends with it
+	r := &recovery{
+		stream: s, src: src, dst: dst, epoch: cp.Epoch, made: made, since: cp.recoverableFrom(s.cfg.RecoveryWindow.Std()),
+		committer: committer{
+			conn: dst, sink: s.opts.Sink, committed: s.opts.Committed, epoch: cp.Epoch, beside: true, metrics: s.metrics, log: s.log,
+		},
+	}
+	if err := r.run(ctx); err != nil {
+		return fmt.Errorf("recover from the change log: %w", err)
+	}
+	return s.finishRecovery(ctx, dst, seen, cp.Epoch, made.point)
+}
+
+// recoverableFrom is from when on rows may be missing: a row's created_at is when its transaction began, which may be a window
+// before its commit. Before the first ingested change it is all since capture began.
+func (cp *checkpoint) recoverableFrom(window time.Duration) time.Time {
+	since := cp.BeganAt
+	if at := cp.CommitTime.Add(-window); !cp.CommitTime.IsZero() && at.After(since) {
+		since = at
+	}
+	return since
+}
+
+// endSessions ends those of a worker that is dead, and which may belong to a process that was stopped and goes on: it must not
+// drop the slot that we make.
+func endSessions(ctx context.Context, src *pgx.Conn, owner string) error {
+	var left int
+	err := src.QueryRow(ctx, `
+		SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
+		 WHERE application_name = $1 AND pid <> pg_backend_pid()`, appPrefix+owner).Scan(&left)
+	if err != nil {
+		return fmt.Errorf("end the sessions of %s: %w", owner, err)
+	}
+	if left > 0 {
+		return fmt.Errorf("%d sessions of %s do not end", left, owner)
+	}
+	return nil
+}
+
+// renewSlot makes the slot again. The connection keeps its snapshot.
+func (s *Stream) renewSlot(ctx context.Context, src *pgx.Conn, seen *sight) (*pgconn.PgConn, exported, error) {
+	_, err := src.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, string(s.cfg.Slot))
+	if err != nil {
+		return nil, exported{}, fmt.Errorf("drop slot %s: %w", s.cfg.Slot, err)
+	}
+	version, err := serverVersion(ctx, src)
+	if err != nil {
+		return nil, exported{}, err
+	}
+	repl, err := replicationConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
+	if err != nil {
+		return nil, exported{}, fmt.Errorf("open a replication connection: %w", err)
+	}
+	err = start{id: seen.identity}.leadsTo(ctx, repl)
+	var made exported
+	if err == nil {
+		stop := reportWaiting(ctx, s.log, s.watch)
+		made, err = exportSlot(ctx, repl, version, string(s.cfg.Slot), lastingSlot)
+		stop()
+	}
+	if err != nil {
+		_ = repl.Close(context.WithoutCancel(ctx))
+		return nil, exported{}, err
+	}
+	return repl, made, nil
+}
+
+func (s *Stream) finishRecovery(ctx context.Context, dst *pgx.Conn, seen *sight, epoch int64, point event.LSN) error {
+	id := seen.identity.or(seen.checkpoint.identity)
+	moved, err := store.New().FinishRecovery(ctx, dst, store.FinishRecoveryParams{
+		LSN: int64(point), Timeline: id.Timeline, Server: id.Server.String(), DatabaseSystem: id.Home.String(), Epoch: epoch,
+	})
+	if err == nil && moved != 1 {
+		err = errFenced
+	}
+	if err != nil {
+		return fmt.Errorf("store the checkpoint after the recovery: %w", err)
+	}
+	return nil
+}
