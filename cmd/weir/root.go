@@ -30,6 +30,8 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newDoctorCommand(a),
 		newValidateCommand(a),
 		newAdoptCommand(a),
+		newAttachCommand(a),
+		newDetachCommand(a),
 		newStatusCommand(a),
 		newSearchCommand(a),
 		newDebugCommand(a),

@@ -78,6 +78,7 @@ func Doctor(ctx context.Context, db, source *pgx.Conn, cfg capture.Config, insta
 		{"change log columns", c.columns},
 		{"row-level security", c.readable},
 		{"replica identity", c.replicaIdentity},
+		{"attached tables", c.attached},
 		{"heartbeat", c.heartbeat},
 		{"checkpoint", c.checkpoint},
 		{"free slots and senders", c.freeSlots},
