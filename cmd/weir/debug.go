@@ -137,14 +137,22 @@ func (a *app) question(s *settings, only string) (ops.Question, error) {
 		a.notef("the environment lacks what %s asks for; what depends on it was not evaluated (weir validate-config tells)", s.path)
 	}
 	var err error
-	q.Observers, err = observer.New(s.file.Observers, action.Deps{Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return q, configError{err}
+	if q.Observers, err = compileObservers(s.file.Observers); err != nil {
+		return q, err
 	}
 	if only != "" && !q.Observers.Has(only) {
 		a.notef("there is no observer %s in %s: only its deliveries are shown", only, s.path)
 	}
 	return q, nil
+}
+
+// compileObservers makes observers that nothing can be run with.
+func compileObservers(configs map[string]observer.Config) (*observer.Set, error) {
+	set, err := observer.New(configs, action.Deps{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, configError{err}
+	}
+	return set, nil
 }
 
 func (a *app) writeReports(w io.Writer, reports []ops.EventReport) {
@@ -190,13 +198,21 @@ func (a *app) writeReport(w io.Writer, r ops.EventReport) {
 		if d.Moved {
 			job = "moved" // to weir.outcome: there is no such job any more
 		}
-		t.add(c("  "+job), c(name(d)), stateCell(d), c(attempts(d)), c(outcomeText(d.Outcome)), c(next),
+		t.add(c("  "+job), c(name(d)+again(d)), stateCell(d), c(attempts(d)), c(outcomeText(d.Outcome)), c(next),
 			c(orDash(short(lastError(d), 100))))
 	}
 	t.write(a, w)
 	if a.flags.verbose {
 		a.writeErrors(w, r.Deliveries)
 	}
+}
+
+// again marks a delivery that a replay has made.
+func again(d ops.Delivery) string {
+	if d.ReplayOf == nil {
+		return ""
+	}
+	return " (replay)"
 }
 
 // lastError is what went wrong with a delivery or what it waits for, "" for one that was delivered after all.

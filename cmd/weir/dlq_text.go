@@ -43,6 +43,9 @@ func (a *app) writeDeadLetter(w io.Writer, d ops.DeadLetter) {
 	if d.DeliveryID != nil {
 		t.add(c("webhook-id"), c(d.DeliveryID.String()))
 	}
+	if d.ReplayOf != nil {
+		t.add(c("replay of"), c(d.ReplayOf.String()))
+	}
 	t.add(c("event"), c(fmt.Sprintf("%s, %s, at %s+%d", eventText(d.Delivery), eventID(d.EventID), d.LSN, d.TxIndex)))
 	t.add(c("state"), stateCell(d.Delivery))
 	t.add(c("reason"), c(d.Reason))

@@ -38,6 +38,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newHistoryCommand(a),
 		newTestCommand(a),
 		newDeadLetterCommand(a),
+		newReplayCommand(a),
 		newBreakerCommand(a),
 		newCacheCommand(a),
 		newDemoCommand(a),

@@ -82,17 +82,17 @@ WITH RECURSIVE found AS (
 SELECT DISTINCT queue::text AS queue FROM found WHERE queue IS NOT NULL ORDER BY 1;
 
 -- name: DeliveriesOf :one
--- DeliveriesOf counts the deliveries of an observer's actions for an event: by River's index on args, and those that have
--- left its table.
+-- DeliveriesOf counts the deliveries of an observer's actions for an event: by River's index on args, and, of those that may be
+-- asked for by their ids, what has left its table. What a replay has made does not count.
 SELECT (
     SELECT count(*)
     FROM weir.river_job
     WHERE args @> jsonb_build_object('event_id', @event_text::text, 'pk', @pk::bigint, 'observer', @observer::text)
-      AND kind <> 'weir_change'
+      AND kind <> 'weir_change' AND NOT args ? 'replay'
 ) + (
     SELECT count(*)
     FROM weir.outcome o
-    WHERE o.event_id = @event_id::uuid AND o.event_pk = @pk::bigint AND o.observer = @observer::text
+    WHERE o.delivery_id = ANY(@ids::uuid[])
 ) AS deliveries;
 
 -- name: RunningJobs :many

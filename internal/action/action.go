@@ -63,6 +63,8 @@ type Call struct {
 	Observer, Action string
 	// DeliveryID is the delivery's identity: the same for every attempt.
 	DeliveryID uuid.UUID
+	// ReplayOf is the delivery that this one repeats, made by a replay; zero when it repeats none.
+	ReplayOf uuid.UUID
 	// Attempt counts from 1.
 	Attempt int
 	// CompleteTx runs work in a transaction of the database, and completes the delivery with the Outcome that it returns in

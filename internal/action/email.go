@@ -89,7 +89,7 @@ func (e *Email) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	if err != nil {
 		return event.Outcome{}, err
 	}
-	m, err := l.message(call.DeliveryID, time.Now())
+	m, err := l.message(call, time.Now())
 	if err != nil {
 		return event.Outcome{}, Final(emailType, err)
 	}
@@ -169,7 +169,7 @@ func (e *Email) letter(env *rule.Env) (letter, error) {
 }
 
 // message puts the mail together. Its Message-ID is the delivery's: a program that has the mail already can tell.
-func (l letter) message(id uuid.UUID, now time.Time) (rendered, error) {
+func (l letter) message(call Call, now time.Time) (rendered, error) {
 	m := mail.NewMsg(mail.WithNoDefaultUserAgent())
 	m.FromMailAddress(l.from)
 	m.ToMailAddress(l.to...)
@@ -180,9 +180,12 @@ func (l letter) message(id uuid.UUID, now time.Time) (rendered, error) {
 		m.ReplyToMailAddress(l.replyTo...)
 	}
 	setSubject(m, l.subject)
-	m.SetMessageIDWithValue(id.String() + l.from.Address[strings.LastIndex(l.from.Address, "@"):])
+	m.SetMessageIDWithValue(call.DeliveryID.String() + l.from.Address[strings.LastIndex(l.from.Address, "@"):])
 	m.SetDateWithValue(now)
 	m.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: nobody's holiday notice answers it
+	if call.ReplayOf != uuid.Nil {
+		m.SetGenHeader(headerReplayOf, call.ReplayOf.String())
+	}
 	switch {
 	case l.html == "":
 		m.SetBodyString(mail.TypeTextPlain, l.text)

@@ -25,6 +25,9 @@ const (
 	headerFraiseQL  = "X-Fraiseql-Signature-256" // in Go's canonical form; header names have no case
 )
 
+// headerReplayOf names the delivery that this one repeats, in HTTP requests and in mails.
+const headerReplayOf = "X-Weir-Replay-Of"
+
 // base64Prefix marks a secret that is base64; others are used as they are.
 const base64Prefix = "whsec_"
 

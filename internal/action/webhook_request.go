@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // message is a call as it was rendered: all but where it goes, and what depends on the moment of sending.
@@ -57,6 +59,9 @@ func (w *Webhook) render(call Call) (message, error) {
 	}
 	setTrace(header, call.Event.TraceContext)
 	header.Set(headerID, call.DeliveryID.String())
+	if call.ReplayOf != uuid.Nil {
+		header.Set(headerReplayOf, call.ReplayOf.String())
+	}
 	return message{header: header, body: body}, nil
 }
 

@@ -34,3 +34,9 @@ func DeliveryID(eventID uuid.UUID, pk int64, observer, action string) uuid.UUID 
 	name := eventID.String() + "\x00" + strconv.FormatInt(pk, 10) + "\x00" + observer + "\x00" + action
 	return uuid.NewSHA1(deliveryNamespace, []byte(name))
 }
+
+// ReplayedID is the identity of a delivery that is made again by a replay: another one than that of the delivery which it
+// repeats, and the same however often the replay is begun again.
+func ReplayedID(repeated, replay uuid.UUID) uuid.UUID {
+	return uuid.NewSHA1(deliveryNamespace, []byte(repeated.String()+"\x00"+replay.String()))
+}

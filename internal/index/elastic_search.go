@@ -122,8 +122,8 @@ func (e *Elasticsearch) Story(ctx context.Context, id uuid.UUID) ([]Document, er
 const idsAtOnce = 200
 
 // Deliveries returns the outcomes of events, by the events' ids.
-func (e *Elasticsearch) Deliveries(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID][]Outcome, error) {
-	all := map[uuid.UUID][]Outcome{}
+func (e *Elasticsearch) Deliveries(ctx context.Context, ids []uuid.UUID) (map[Identity][]Outcome, error) {
+	all := map[Identity][]Outcome{}
 	for len(ids) > 0 {
 		n := min(len(ids), idsAtOnce)
 		hits, err := e.search(ctx, object{
@@ -137,7 +137,8 @@ func (e *Elasticsearch) Deliveries(ctx context.Context, ids []uuid.UUID) (map[uu
 		}
 		for _, h := range hits {
 			if h.Source.Outcome != nil {
-				all[h.Source.EventID] = append(all[h.Source.EventID], *h.Source.Outcome)
+				of := Identity{h.Source.EventID, h.Source.PK}
+				all[of] = append(all[of], *h.Source.Outcome)
 			}
 		}
 		ids = ids[n:]

@@ -151,7 +151,7 @@ func TestElasticsearchSearch(t *testing.T) {
 		t.Errorf("the story is %+v, %v", story, err)
 	}
 	outcomes, err := e.Deliveries(t.Context(), []uuid.UUID{one.ID, two.ID})
-	if err != nil || len(outcomes) != 1 || len(outcomes[two.ID]) != 1 || outcomes[two.ID][0].Attempts != 3 {
+	if err != nil || len(outcomes) != 1 || len(outcomes[two.Identity()]) != 1 || outcomes[two.Identity()][0].Attempts != 3 {
 		t.Errorf("the outcomes are %+v, %v", outcomes, err)
 	}
 	if e.Trouble() != "" {

@@ -27,6 +27,15 @@ type Key struct {
 	PK  int64
 }
 
+// Identity is what an event is known by, wherever it is recorded: the change log's id is not unique.
+type Identity struct {
+	ID uuid.UUID
+	PK int64
+}
+
+// Identity is that of the event.
+func (k Key) Identity() Identity { return Identity{k.ID, k.PK} }
+
 // KeyOf is the key of an event.
 func KeyOf(e *event.Event) Key { return Key{Day: e.Day(), ID: e.ID, PK: e.PK} }
 

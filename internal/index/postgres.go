@@ -204,14 +204,15 @@ func (s *Search) words() string {
 }
 
 // Deliveries are the outcomes of events that have left River's table.
-func (p *Postgres) Deliveries(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID][]Outcome, error) {
+func (p *Postgres) Deliveries(ctx context.Context, ids []uuid.UUID) (map[Identity][]Outcome, error) {
 	rows, err := store.New().OutcomesOfEvents(ctx, p.db, ids)
 	if err != nil {
 		return nil, fmt.Errorf("read the outcomes of events: %w", err)
 	}
-	found := map[uuid.UUID][]Outcome{}
+	found := map[Identity][]Outcome{}
 	for _, row := range rows {
-		found[row.EventID] = append(found[row.EventID], finishedOf(store.OutcomesAfterRow(row)).Outcome)
+		of := Identity{row.EventID, row.EventPK}
+		found[of] = append(found[of], finishedOf(store.OutcomesAfterRow(row)).Outcome)
 	}
 	return found, nil
 }

@@ -24,6 +24,8 @@ type Args struct {
 	TxIndex   int64      `json:"tx_index"`
 	Day       string     `json:"day"` // YYYY-MM-DD
 	PK        int64      `json:"pk"`
+	// Replay is the replay that has made the delivery again; zero for one that is made for the first time.
+	Replay uuid.UUID `json:"replay,omitzero"`
 }
 
 const dayLayout = "2006-01-02"
@@ -36,7 +38,21 @@ func argsOf(e *event.Event, observer, action string) Args {
 }
 
 // DeliveryID is the stable identity of the delivery that the job is.
-func (a Args) DeliveryID() uuid.UUID { return event.DeliveryID(a.EventID, a.PK, a.Observer, a.Action) }
+func (a Args) DeliveryID() uuid.UUID {
+	id := event.DeliveryID(a.EventID, a.PK, a.Observer, a.Action)
+	if a.Replay != uuid.Nil {
+		return event.ReplayedID(id, a.Replay)
+	}
+	return id
+}
+
+// ReplayOf is the delivery that this one repeats; zero when it repeats none.
+func (a Args) ReplayOf() uuid.UUID {
+	if a.Replay == uuid.Nil {
+		return uuid.Nil
+	}
+	return event.DeliveryID(a.EventID, a.PK, a.Observer, a.Action)
+}
 
 // position is the event's place in commit order.
 func (a Args) position() event.Position { return event.Position{LSN: a.LSN, Index: a.TxIndex} }

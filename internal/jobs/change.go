@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
 
@@ -87,7 +88,7 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 	return w.deliver(ctx, job, func(ctx context.Context, tx pgx.Tx) ([]river.InsertManyParams, error) {
 		// A click on Retry in River UI works a completed job again. There is one job for a delivery, also then.
 		made, err := store.New().DeliveriesOf(ctx, tx, store.DeliveriesOfParams{
-			EventText: job.Args.EventID.String(), EventID: job.Args.EventID, PK: job.Args.PK, Observer: job.Args.Observer,
+			EventText: job.Args.EventID.String(), PK: job.Args.PK, Observer: job.Args.Observer, IDs: deliveryIDs(params),
 		})
 		if err != nil || made > 0 {
 			return nil, err
@@ -123,4 +124,15 @@ func (w *changeWorker) bury(ctx context.Context, job *river.Job[changeArgs], cod
 	d := delivery{job: job.JobRow, args: job.Args.Args}
 	w.queue.log.Warn("a change could not be matched, it is a dead letter", append(d.attrs(), "error", short(err.Error()))...)
 	return bury(ctx, code, err)
+}
+
+// deliveryIDs are the ids of new deliveries.
+func deliveryIDs(params []river.InsertManyParams) []uuid.UUID {
+	var ids []uuid.UUID
+	for _, p := range params {
+		if a, ok := p.Args.(deliveryArgs); ok {
+			ids = append(ids, a.args().DeliveryID())
+		}
+	}
+	return ids
 }

@@ -337,7 +337,7 @@ func (r *runner) refresh(ctx context.Context, d *delivery, observer, act string)
 	if err != nil {
 		return event.Outcome{}, err
 	}
-	other := &delivery{job: d.job, args: d.args, bound: bound, rec: d.rec, env: d.env, as: d.id()}
+	other := &delivery{job: d.job, args: d.args, bound: bound, rec: d.rec, env: d.env, as: d.id(), of: d.replayOf()}
 	other.args.Observer, other.args.Action = observer, act
 	var renewal *cache.Renewal
 	var away error

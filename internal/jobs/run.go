@@ -74,6 +74,7 @@ type delivery struct {
 	completed bool // by the action, in its own transaction
 
 	as    uuid.UUID                     // the identity, if it is not that of args
+	of    uuid.UUID                     // what a replay repeats, then
 	asked time.Time                     // when holds were asked for
 	holds []func(context.Context) error // ask again for what others share
 }
@@ -84,6 +85,14 @@ func (d *delivery) id() uuid.UUID {
 		return d.as
 	}
 	return d.args.DeliveryID()
+}
+
+// replayOf is the delivery that a replay repeats.
+func (d *delivery) replayOf() uuid.UUID {
+	if d.as != uuid.Nil {
+		return d.of
+	}
+	return d.args.ReplayOf()
 }
 
 type step func(context.Context, *delivery) error
@@ -165,7 +174,7 @@ func (r *runner) judge(ctx context.Context, d *delivery, err error) (how string,
 	switch {
 	case err == nil:
 		how = success(d.out)
-		if how == delivered && d.rec.Event != nil {
+		if how == delivered && d.rec.Event != nil && d.args.Replay == uuid.Nil {
 			r.metrics.latency.WithLabelValues(d.bound.Action.Type()).
 				Observe(seconds(time.Since(time.Time(d.rec.Event.CommitTime))))
 		}
@@ -300,7 +309,8 @@ func (r *runner) act(ctx context.Context, d *delivery) (err error) {
 	}()
 	out, err := d.bound.Action.Do(ctx, action.Call{
 		Event: d.rec.Event, Payload: d.rec.Payload, Env: d.env,
-		Observer: d.args.Observer, Action: d.args.Action, DeliveryID: d.id(), Attempt: d.job.Attempt,
+		Observer: d.args.Observer, Action: d.args.Action, DeliveryID: d.id(), ReplayOf: d.replayOf(),
+		Attempt: d.job.Attempt,
 		CompleteTx: func(ctx context.Context, work func(context.Context, pgx.Tx) (event.Outcome, error)) error {
 			return r.completeTx(ctx, d, work)
 		},

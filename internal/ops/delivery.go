@@ -18,6 +18,8 @@ type Delivery struct {
 	JobID int64 `json:"job_id"`
 	// DeliveryID is what receivers get as webhook-id; null for a change that could not be matched.
 	DeliveryID *uuid.UUID `json:"delivery_id"`
+	// ReplayOf is the delivery that this one repeats, made by a replay; null for one that repeats none.
+	ReplayOf *uuid.UUID `json:"replay_of"`
 	Kind       string     `json:"kind"`
 	Observer   string     `json:"observer"` // "" for a row that is no event
 	Action     string     `json:"action"`   // "" for a change that could not be matched
@@ -113,8 +115,7 @@ func ofJob(row store.JobsOfEventRow) (Delivery, error) {
 		LSN: args.LSN, TxIndex: args.TxIndex, PK: args.PK, day: args.Day,
 	}
 	if jobs.IsDelivery(row.Kind) {
-		id := args.DeliveryID()
-		d.DeliveryID = &id
+		d.identify(args.DeliveryID())
 	}
 	switch row.State {
 	case "available", "scheduled", "retryable":
@@ -130,6 +131,14 @@ func ofJob(row store.JobsOfEventRow) (Delivery, error) {
 		d.LastError = args.Reason // not worked yet: what was found when the change was read
 	}
 	return d, nil
+}
+
+// identify gives the delivery its id, which also tells whether it repeats another: it is not the one that its parts make.
+func (d *Delivery) identify(id uuid.UUID) {
+	d.DeliveryID = &id
+	if first := event.DeliveryID(d.EventID, d.PK, d.Observer, d.Action); first != id {
+		d.ReplayOf = &first
+	}
 }
 
 func (d *Delivery) readMetadata(row store.JobsOfEventRow) error {

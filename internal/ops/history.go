@@ -168,7 +168,7 @@ func (h History) deliveries(ctx context.Context, hits []index.Hit) (map[index.Ke
 	if err != nil {
 		return nil, err
 	}
-	var elsewhere map[uuid.UUID][]index.Outcome
+	var elsewhere map[index.Identity][]index.Outcome
 	if h.elastic != nil {
 		if elsewhere, err = h.elastic.Deliveries(ctx, ids); err != nil {
 			return nil, &ElasticsearchError{err}
@@ -176,8 +176,8 @@ func (h History) deliveries(ctx context.Context, hits []index.Hit) (map[index.Ke
 	}
 	for _, hit := range hits {
 		known := slices.DeleteFunc(slices.Clone(live[hit.ID]), func(d Delivery) bool { return d.PK != hit.PK })
-		known = withOutcomes(known, hit.Key, hit.Payload, ended[hit.ID])
-		all[hit.Key] = withOutcomes(known, hit.Key, hit.Payload, elsewhere[hit.ID])
+		known = withOutcomes(known, hit.Key, hit.Payload, ended[hit.Identity()])
+		all[hit.Key] = withOutcomes(known, hit.Key, hit.Payload, elsewhere[hit.Identity()])
 	}
 	return all, nil
 }
@@ -207,10 +207,10 @@ func (h History) liveDeliveries(ctx context.Context, ids []uuid.UUID) (map[uuid.
 	return found, nil
 }
 
-// withOutcomes adds the deliveries of an event that are not known: those whose ids are made of its key.
+// withOutcomes adds the deliveries of an event that are not known.
 func withOutcomes(known []Delivery, key index.Key, payload json.RawMessage, outcomes []index.Outcome) []Delivery {
 	for _, o := range outcomes {
-		if o.DeliveryID != event.DeliveryID(key.ID, key.PK, o.Observer, o.Action) || has(known, o.DeliveryID) {
+		if has(known, o.DeliveryID) {
 			continue
 		}
 		known = append(known, ofDocument(key, payload, o))
@@ -225,12 +225,13 @@ func has(known []Delivery, id uuid.UUID) bool {
 // ofDocument is a delivery that has left River's table, as the history has it: without the errors of earlier attempts.
 func ofDocument(key index.Key, payload json.RawMessage, o index.Outcome) Delivery {
 	d := Delivery{
-		DeliveryID: &o.DeliveryID, Kind: "weir_" + o.ActionType, Observer: o.Observer, Action: o.Action, Queue: o.Endpoint,
+		Kind: "weir_" + o.ActionType, Observer: o.Observer, Action: o.Action, Queue: o.Endpoint,
 		State: stateCancelled, Moved: true, Attempt: o.Attempts,
 		AttemptedAt: timeOf(o.StartedAt), FinalizedAt: timeOf(o.FinishedAt),
 		EventID: key.ID, PK: key.PK, day: key.Day.Format(time.DateOnly),
 		Errors: []AttemptError{}, LastError: jobs.Plain(o.Error),
 	}
+	d.identify(o.DeliveryID)
 	if e, err := event.Parse(payload); err == nil {
 		d.EventType, d.Entity, d.EntityID, d.LSN = e.Type, e.EntityType, e.EntityID, e.LSN
 	}

@@ -16,12 +16,13 @@ func ofOutcome(row store.OutcomesOfEventRow) (Delivery, error) {
 		return Delivery{}, fmt.Errorf("outcome of delivery %s: %w", row.DeliveryID, err)
 	}
 	d := Delivery{
-		DeliveryID: &row.DeliveryID, JobID: payload.JobID, Kind: "weir_" + row.ActionType, Observer: row.Observer, Action: row.Action,
+		JobID: payload.JobID, Kind: "weir_" + row.ActionType, Observer: row.Observer, Action: row.Action,
 		Queue: row.Endpoint, State: stateCancelled, Moved: true, Attempt: int(row.Attempts),
 		AttemptedAt: timeOf(row.StartedAt), FinalizedAt: timeOf(row.FinishedAt),
 		EventID: row.EventID, Entity: row.EntityType, EntityID: row.EntityID, PK: row.EventPK, day: row.Day.Format(time.DateOnly),
 		Errors: []AttemptError{},
 	}
+	d.identify(row.DeliveryID)
 	if row.State == "delivered" {
 		d.State = "completed"
 	}

@@ -146,11 +146,11 @@ SELECT (
     SELECT count(*)
     FROM weir.river_job
     WHERE args @> jsonb_build_object('event_id', $1::text, 'pk', $2::bigint, 'observer', $3::text)
-      AND kind <> 'weir_change'
+      AND kind <> 'weir_change' AND NOT args ? 'replay'
 ) + (
     SELECT count(*)
     FROM weir.outcome o
-    WHERE o.event_id = $4::uuid AND o.event_pk = $2::bigint AND o.observer = $3::text
+    WHERE o.delivery_id = ANY($4::uuid[])
 ) AS deliveries
 `
 
@@ -158,17 +158,17 @@ type DeliveriesOfParams struct {
 	EventText string
 	PK        int64
 	Observer  string
-	EventID   uuid.UUID
+	IDs       []uuid.UUID
 }
 
-// DeliveriesOf counts the deliveries of an observer's actions for an event: by River's index on args, and those that have
-// left its table.
+// DeliveriesOf counts the deliveries of an observer's actions for an event: by River's index on args, and, of those that may be
+// asked for by their ids, what has left its table. What a replay has made does not count.
 func (q *Queries) DeliveriesOf(ctx context.Context, db DBTX, arg DeliveriesOfParams) (int32, error) {
 	row := db.QueryRow(ctx, deliveriesOf,
 		arg.EventText,
 		arg.PK,
 		arg.Observer,
-		arg.EventID,
+		arg.IDs,
 	)
 	var deliveries int32
 	err := row.Scan(&deliveries)
