@@ -1,6 +1,6 @@
 # The first target is the help: `make` alone shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help build demo generate lint test bench chaos fuzz clean
+.PHONY: help build demo generate lint test bench chaos crash fuzz clean
 
 # A checkout that belongs to somebody else (a container's, a CI runner's) makes Go's own version stamp fail;
 # the version comes from the line below instead.
@@ -38,7 +38,10 @@ test: ## Run all tests, with the race detector; they start the servers they need
 bench: ## Run the benchmarks.
 	@go test -run '^$$' -bench . -benchmem $(ARGS) ./...
 
-chaos: ## Run the crash tests with their full figures: long.
+chaos: build ## Break everything under load, and compare afterwards; ARGS="--seed 7 --for 20m", ARGS=-help.
+	@go run ./internal/chaos/run $(ARGS)
+
+crash: ## Run the crash tests with their full figures: long.
 	@WEIR_CHAOS=full go test -count=1 -timeout 120m -run 'Crash|Chaos' $(ARGS) ./...
 
 fuzz: ## Run every fuzz target for a while; ARGS=5m: for how long each.

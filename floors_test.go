@@ -21,6 +21,7 @@ const module = "github.com/fraiseql/weir"
 var floors = map[string]int{
 	".": 10, // end-to-end tests may enter every room
 
+	"internal/chaos/run":       9,
 	"cmd/worker":               9,
 	"cmd/weir":                 9,
 	"cmd/riverui-proxy":        9,
@@ -28,6 +29,7 @@ var floors = map[string]int{
 
 	"internal/worker":  8,
 	"internal/console": 8,
+	"internal/chaos":   8,
 
 	"internal/ops":      7,
 	"internal/config":   6,

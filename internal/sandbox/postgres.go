@@ -160,6 +160,14 @@ func (p *Postgres) Kill() error {
 	return p.own.kill()
 }
 
+// Keep moves the data directory of a killed server elsewhere, where postgres -D finds it again. The server is lost for us.
+func (p *Postgres) Keep(folder string) error {
+	if p.own == nil {
+		return errNotOurs
+	}
+	return p.own.keep(folder)
+}
+
 // Log is the end of the server's log, for error messages; empty for the server of DATABASE_URL.
 func (p *Postgres) Log() string {
 	if p.own == nil {

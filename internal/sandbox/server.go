@@ -356,6 +356,16 @@ func children(pid int) ([]int, error) {
 	return pids, nil
 }
 
+// keep moves the data directory out of the folder that close removes.
+func (s *server) keep(folder string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd != nil {
+		return errors.New("keep the data directory: its server is running")
+	}
+	return os.Rename(s.data, folder)
+}
+
 // close ends the server for good and removes its folder. More calls do nothing.
 func (s *server) close(ctx context.Context) error {
 	s.mu.Lock()

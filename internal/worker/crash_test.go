@@ -13,7 +13,7 @@ import (
 	"github.com/fraiseql/weir/internal/sandbox"
 )
 
-// full says that the long forms of the crash tests run (make chaos).
+// full says that the long forms of the crash tests run (make crash).
 func full() bool { return os.Getenv("WEIR_CHAOS") == "full" }
 
 const crashConfig = `

@@ -1,0 +1,178 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	settlePoll = 500 * time.Millisecond
+	// lookAgain is for how long differences of the history are looked at again: what comes late is found by a sweep.
+	lookAgain  = 2 * time.Minute
+	lookPause  = 5 * time.Second
+	answerTime = 30 * time.Second
+)
+
+// errNotSettled says that something did not come to its end.
+var errNotSettled = errors.New("did not happen in time")
+
+// await polls with connections of its own, which a server that has just been mended may lose.
+func (h *harness) await(
+	ctx context.Context, limit time.Duration, what string, is func(context.Context, *pgx.Conn) (bool, error),
+) error {
+	var conn *pgx.Conn
+	defer func() {
+		if conn != nil {
+			_ = conn.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	ask := func() (bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, answerTime)
+		defer cancel()
+		if conn == nil || conn.IsClosed() {
+			var err error
+			if conn, err = pgx.Connect(ctx, h.url); err != nil {
+				return false, err
+			}
+		}
+		return is(ctx, conn)
+	}
+	for deadline := time.Now().Add(limit); ; {
+		done, err := ask()
+		switch {
+		case done && err == nil:
+			return nil
+		case time.Now().After(deadline):
+			return errors.Join(fmt.Errorf("%s: %w (%s)", what, errNotSettled, limit), err)
+		}
+		select {
+		case <-time.After(settlePoll):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// settle waits until everything that is under way has ended, and compares.
+func (h *harness) settle(ctx context.Context) ([]Difference, error) {
+	h.tell("mended; waiting for what is under way")
+	var last uuid.UUID
+	steps := []struct {
+		what string
+		is   func(context.Context, *pgx.Conn) (bool, error)
+	}{
+		{"the server for the last change", func(ctx context.Context, conn *pgx.Conn) (_ bool, err error) {
+			last, err = marker(ctx, conn)
+			return err == nil, err
+		}},
+		{"the last change becomes an event", func(ctx context.Context, conn *pgx.Conn) (is bool, err error) {
+			err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM weir.event WHERE id = $1)`, last).Scan(&is)
+			return is, err
+		}},
+		{"all deliveries have ended", func(ctx context.Context, conn *pgx.Conn) (is bool, err error) {
+			err = conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM weir.river_job WHERE kind <> 'weir_housekeeping'
+				AND state IN ('available', 'pending', 'retryable', 'running', 'scheduled'))`).Scan(&is)
+			return is, err
+		}},
+		{"the slot is confirmed", func(ctx context.Context, conn *pgx.Conn) (is bool, err error) {
+			err = conn.QueryRow(ctx, `SELECT s.confirmed_flush_lsn > e.lsn AND s.active FROM weir.event e, pg_replication_slots s
+				WHERE e.id = $1 AND s.slot_name = $2`, last, h.slot).Scan(&is)
+			return is, err
+		}},
+	}
+	for _, step := range steps {
+		if err := h.await(ctx, h.options.Settle, step.what, step.is); err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			about := err.Error() + "\n" + h.dump(context.WithoutCancel(ctx))
+			return append([]Difference{{Name: NotSettled, About: about}}, h.trouble()...), nil
+		}
+	}
+	h.settled = time.Now()
+	h.tell("settled; comparing")
+	found, err := h.compare(ctx)
+	return append(h.trouble(), found...), err
+}
+
+// compare checks, and again as long as all that differs is a history that may still come.
+func (h *harness) compare(ctx context.Context) ([]Difference, error) {
+	for deadline := time.Now().Add(lookAgain); ; {
+		if err := h.gather(ctx); err != nil {
+			return nil, err
+		}
+		found := h.evidence.check()
+		late := len(found) > 0
+		for _, d := range found {
+			late = late && (d.Name == DocumentMissing || d.Name == DocumentStale)
+		}
+		if !late || time.Now().After(deadline) {
+			return found, nil
+		}
+		select {
+		case <-time.After(lookPause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// gather takes the evidence anew.
+func (h *harness) gather(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, h.url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	e := evidence{sent: h.writing.sent(), calls: h.ground.receiver.seen(), strict: h.options.Quiet}
+	if err := e.gather(ctx, conn); err != nil {
+		return err
+	}
+	if h.ground.elastic != nil {
+		e.hasElastic = true
+		if e.elastic, err = elasticPapers(ctx, h.ground.elastic.URL(), h.slot); err != nil {
+			return fmt.Errorf("documents of Elasticsearch: %w", err)
+		}
+	}
+	h.evidence = e
+	return h.keepCalls()
+}
+
+// keepCalls writes the receiver's log beside those of the workers, if it is to be kept.
+func (h *harness) keepCalls() error {
+	if !h.options.Keep {
+		return nil
+	}
+	f, err := os.Create(filepath.Join(h.dir, "receiver.log"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, c := range h.evidence.calls {
+		if _, err := fmt.Fprintf(f, "%+v\n", c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// trouble is what went wrong beside what the checker sees: workers that ended by themselves, or did not end when they had to.
+func (h *harness) trouble() []Difference {
+	var found []Difference
+	for _, w := range h.ground.workers {
+		for _, how := range w.trouble() {
+			found = append(found, Difference{Name: WorkerTrouble, About: how})
+		}
+	}
+	for _, err := range h.ground.bad {
+		found = append(found, Difference{Name: HarnessTrouble, About: err.Error()})
+	}
+	return found
+}
