@@ -186,7 +186,8 @@ func TestCheckerFinds(t *testing.T) {
 			}
 			delete(names, also)
 		}
-		if delete(names, tt.first); len(names) > 0 {
+		delete(names, tt.first)
+		if len(names) > 0 {
 			t.Errorf("%s: also found %v", name, slices.Sorted(maps.Keys(names)))
 		}
 	}

@@ -65,9 +65,9 @@ type checker struct {
 }
 
 // check compares, and returns every difference.
-func (e evidence) check() []Difference {
+func (e *evidence) check() []Difference {
 	c := &checker{
-		evidence: e, rowOf: map[identity]*logRow{}, wants: map[uuid.UUID]*wanted{}, ended: map[uuid.UUID]*jobRow{},
+		evidence: *e, rowOf: map[identity]*logRow{}, wants: map[uuid.UUID]*wanted{}, ended: map[uuid.UUID]*jobRow{},
 		called: map[uuid.UUID]int{},
 	}
 	c.expect()
@@ -204,7 +204,8 @@ func (c *checker) badRows() {
 			c.differ(BadRowUnwanted, "job %d says that a row cannot be an event, and it can: %+v, %v", j.JobID, *j, r)
 			continue
 		}
-		if letters[j.PK]++; letters[j.PK] == 2 {
+		letters[j.PK]++
+		if letters[j.PK] == 2 {
 			c.differ(BadRowDoubled, "job %d is another one of %s", j.JobID, r)
 		}
 		if j.Dead == "" {

@@ -25,7 +25,8 @@ func elasticPapers(ctx context.Context, server, installation string) ([]paper, e
 	for from := int64(-1); ; {
 		// All documents of an event have its seq: a page that ends within an event is read to the end by the next one.
 		raw, err := post(ctx, all+"/_search", fmt.Sprintf(
-			`{"size":%d,"query":{"range":{"seq":{"gte":%d}}},"sort":["seq"],"_source":["event_id","pk","delivery_id","observer","outcome","seq"]}`,
+			`{"size":%d,"query":{"range":{"seq":{"gte":%d}}},"sort":["seq"],
+			  "_source":["event_id","pk","delivery_id","observer","outcome","seq"]}`,
 			elasticPage, from))
 		if err != nil {
 			return nil, err

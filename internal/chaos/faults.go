@@ -152,6 +152,8 @@ func (g *ground) sufferWorker(ctx context.Context, f Fault) error {
 		err = errors.Join(w.kill(), w.start(after, true))
 		rest(ctx, f.For)
 		return errors.Join(err, w.kill(), w.start(after, false))
+	default:
+		return fmt.Errorf("nobody knows how to do %s", f.Kind)
 	}
 	rest(ctx, f.For)
 	return errors.Join(err, w.start(after, false))
@@ -187,6 +189,7 @@ func (g *ground) sufferPostgres(ctx context.Context, f Fault) error {
 		err := g.postgres.Kill()
 		rest(ctx, f.For)
 		return errors.Join(err, g.postgres.Restart(after, sandbox.Immediate))
+	default:
 	}
 	return g.postgres.Restart(after, sandbox.Immediate)
 }
@@ -201,6 +204,7 @@ func (g *ground) sufferRedis(ctx context.Context, f Fault) error {
 		err := g.redis.Process().Signal(syscall.SIGSTOP)
 		rest(ctx, f.For)
 		return errors.Join(err, g.redis.Process().Signal(syscall.SIGCONT))
+	default:
 	}
 	err := g.redis.Kill()
 	rest(ctx, f.For)
@@ -213,7 +217,7 @@ func flush(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return err
 	}

@@ -20,7 +20,8 @@ import (
 // entity's row is locked by who changes it, so the versions are in commit order.
 const schema = `
 	CREATE SCHEMA app;
-	CREATE TABLE app.thing (kind text NOT NULL, id uuid PRIMARY KEY, version bigint NOT NULL DEFAULT 0, status text NOT NULL DEFAULT 'new');
+	CREATE TABLE app.thing (kind text NOT NULL, id uuid PRIMARY KEY,
+		version bigint NOT NULL DEFAULT 0, status text NOT NULL DEFAULT 'new');
 	CREATE TABLE app.effect (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event uuid NOT NULL, by text NOT NULL,
 		entity uuid, n bigint, tx text, at timestamptz NOT NULL DEFAULT clock_timestamp());
 	CREATE FUNCTION app.book(message jsonb) RETURNS text LANGUAGE sql AS $$
@@ -275,6 +276,7 @@ func transient(err error) bool {
 	if !errors.As(err, &refused) {
 		return !errors.Is(err, context.Canceled)
 	}
-	return strings.HasPrefix(refused.Code, "57P") || strings.HasPrefix(refused.Code, "08") || strings.HasPrefix(refused.Code, "40") ||
-		refused.Code == "55P03" || refused.Code == "53300"
+	class := refused.Code[:min(2, len(refused.Code))]
+	return strings.HasPrefix(refused.Code, "57P") || class == "08" || class == "40" || refused.Code == "55P03" ||
+		refused.Code == "53300"
 }

@@ -50,8 +50,8 @@ const withLostSlots = false
 
 // skipped are faults that one would want and that are not to be had, with the reason.
 var skipped = []string{
-	"clock jumps: the database's clock is the machine's, and there is nothing to preload into a worker; stop-worker and stop-owner " +
-		"outlast leases, which looks the same from inside",
+	"clock jumps: the database's clock is the machine's, and there is nothing to preload into a worker; stop-worker and " +
+		"stop-owner outlast leases, which looks the same from inside",
 	"PostgreSQL's disk full: needs a file system of its own, hence root; a worker keeps nothing on disk but its log (log-full)",
 }
 
@@ -138,8 +138,8 @@ var recipes = []recipe{
 const (
 	// calm is how long the load runs before the first fault.
 	calm = 2 * time.Second
-	// gapMin and gapMax are between the beginnings of two faults.
-	gapMin, gapMax = 500 * time.Millisecond, 3500 * time.Millisecond
+	// shortGap and longGap are between the beginnings of two faults.
+	shortGap, longGap = 500 * time.Millisecond, 3500 * time.Millisecond
 )
 
 // NewPlan draws the faults of a run from the seed, in the order of their beginnings. Each kind comes before any comes again, as
@@ -152,7 +152,7 @@ func NewPlan(o Options) []Fault {
 		rnd: rand.New(rand.NewPCG(o.Seed, 0x77656972)), options: o, taken: map[string]time.Duration{},
 	}
 	var plan []Fault
-	for at := calm; at < o.For; at += d.between(gapMin, gapMax) {
+	for at := calm; at < o.For; at += d.between(shortGap, longGap) {
 		if f, ok := d.fault(at); ok {
 			plan = append(plan, f)
 		}

@@ -143,6 +143,7 @@ func (r *receiver) answer(w http.ResponseWriter, req *http.Request, c *call, moo
 		case <-time.After(mood.Latency):
 		case <-req.Context().Done():
 		}
+	default:
 	}
 	r.mu.Lock()
 	c.Status = status

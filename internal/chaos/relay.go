@@ -93,7 +93,7 @@ func (r *relay) serve(ctx context.Context) {
 
 // connect carries between a client and the server until one of them ends.
 func (r *relay) connect(ctx context.Context, client net.Conn) {
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	if !r.remember(client) {
 		return
 	}
@@ -103,7 +103,7 @@ func (r *relay) connect(ctx context.Context, client net.Conn) {
 	if err != nil {
 		return
 	}
-	defer server.Close()
+	defer func() { _ = server.Close() }()
 	if !r.remember(server) {
 		return
 	}

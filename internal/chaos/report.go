@@ -88,7 +88,8 @@ func (r *Report) OK() bool { return len(r.Differences) == 0 }
 // String is the report as text, which is Markdown, too.
 func (r *Report) String() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "* seed %d, %s of load, %d workers; all had ended %s after it\n", r.Seed, r.For, r.Workers, r.Settled.Round(time.Second))
+	fmt.Fprintf(&s, "* seed %d, %s of load, %d workers; all had ended %s after it\n",
+		r.Seed, r.For, r.Workers, r.Settled.Round(time.Second))
 	var faults []string
 	total := 0
 	for _, kind := range slices.Sorted(maps.Keys(r.Faults)) {
@@ -102,7 +103,8 @@ func (r *Report) String() string {
 	}
 	fmt.Fprintf(&s, "* %d changes (%d transactions rolled back, %d with a lost answer), %d deliveries: %s\n",
 		r.Changes, r.RolledBack, r.InDoubt, r.Deliveries, strings.Join(ends, ", "))
-	fmt.Fprintf(&s, "* %d calls of the receiver, %d of them repeats of one that had succeeded; %d rows of database actions; %d documents\n",
+	fmt.Fprintf(&s, "* %d calls of the receiver, %d of them repeats of one that had succeeded; %d rows of database actions; "+
+		"%d documents\n",
 		r.Calls, r.Repeats, r.Effects, r.Documents)
 	fmt.Fprintf(&s, "* at the worst %s without a reader, %d changes and %.1f MB behind\n",
 		r.Unread.Round(time.Millisecond), r.LagChanges, float64(r.LagBytes)/(1<<20))
@@ -119,7 +121,8 @@ func (r *Report) String() string {
 		names = append(names, fmt.Sprintf("%s %d", name, counts[name]))
 	}
 	first := r.Differences[0]
-	fmt.Fprintf(&s, "* DIFFERENCES: %s\n* the first one, with seed %d: %s\n  %s\n", strings.Join(names, ", "), r.Seed, first.Name, first.About)
+	fmt.Fprintf(&s, "* DIFFERENCES: %s\n* the first one, with seed %d: %s\n  %s\n",
+		strings.Join(names, ", "), r.Seed, first.Name, first.About)
 	return s.String()
 }
 

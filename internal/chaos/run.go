@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -143,12 +142,7 @@ func (h *harness) keepPostgres() error {
 	if !h.options.Keep {
 		return nil
 	}
-	log := h.ground.postgres.Log()
-	return errors.Join(
-		os.WriteFile(filepath.Join(h.dir, "postgres.log"), []byte(log), 0o600),
-		h.ground.postgres.Kill(),
-		h.ground.postgres.Keep(filepath.Join(h.dir, "postgres")),
-	)
+	return errors.Join(h.ground.postgres.Kill(), h.ground.postgres.Keep(filepath.Join(h.dir, "postgres")))
 }
 
 // startWorkers starts them, and waits for the stream to begin: what is committed before is none of it.
@@ -222,23 +216,7 @@ func (h *harness) dump(ctx context.Context) string {
 	}
 	fmt.Fprintf(&s, "PostgreSQL, the end of its log:\n%s\n", h.ground.postgres.Log())
 	for _, w := range h.ground.workers { // last: it ends them
-		w.mu.Lock()
-		w.over = true
-		w.mu.Unlock()
-		before := int64(0)
-		if info, err := os.Stat(w.log); err == nil {
-			before = info.Size()
-		}
-		_ = w.signal(syscall.SIGQUIT)
-		if w.process != nil {
-			select {
-			case <-w.process.Exited():
-			case <-time.After(5 * time.Second):
-			}
-		}
-		if info, err := os.Stat(w.log); err == nil {
-			fmt.Fprintf(&s, "worker %d, its goroutines:\n%s\n", w.number, tail(w.log, info.Size()-before))
-		}
+		fmt.Fprintf(&s, "worker %d, its goroutines:\n%s\n", w.number, w.traces())
 	}
 	return s.String()
 }

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -154,13 +155,11 @@ func (h *harness) keepCalls() error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	out := bufio.NewWriter(f)
 	for _, c := range h.evidence.calls {
-		if _, err := fmt.Fprintf(f, "%+v\n", c); err != nil {
-			return err
-		}
+		fmt.Fprintf(out, "%+v\n", c) // Flush says what failed
 	}
-	return nil
+	return errors.Join(out.Flush(), f.Close())
 }
 
 // trouble is what went wrong beside what the checker sees: workers that ended by themselves, or did not end when they had to.

@@ -159,7 +159,8 @@ const insertRow = `INSERT INTO core.tb_entity_change_log
 func (t *transaction) change(ctx context.Context, tx pgx.Tx, s step, aborted bool) error {
 	var version int64
 	var status string
-	err := tx.QueryRow(ctx, `SELECT version, status FROM app.thing WHERE id = $1 FOR NO KEY UPDATE`, s.thing.id).Scan(&version, &status)
+	err := tx.QueryRow(ctx, `SELECT version, status FROM app.thing WHERE id = $1 FOR NO KEY UPDATE`, s.thing.id).
+		Scan(&version, &status)
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,9 @@ type worker struct {
 	postgres *relay
 	redis    *relay
 
-	mu      sync.Mutex // guards the rest, and lets one start or end at a time
+	acts sync.Mutex // one start or end at a time; taken before mu. A stopped process is continued while another waits for its end
+
+	mu      sync.Mutex // guards the rest
 	process *sandbox.Process
 	meant   bool // its end is our doing
 	over    bool // nothing is started any more
@@ -97,9 +99,11 @@ type worker struct {
 
 // start starts the process unless it runs. full: whatever it writes to its log fails.
 func (w *worker) start(ctx context.Context, full bool) error {
+	w.acts.Lock()
+	defer w.acts.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.over || w.process != nil && !w.ended() {
+	if w.over || w.running() {
 		return nil
 	}
 	name := w.log
@@ -110,24 +114,28 @@ func (w *worker) start(ctx context.Context, full bool) error {
 	if err != nil {
 		return err
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
+	ctx = context.WithoutCancel(ctx)
 	// The file itself and no pipe: a worker that is killed loses no line, and a full disk is one.
-	process, err := sandbox.StartProcess(context.WithoutCancel(ctx), w.binary, []string{"--config", w.config}, w.env, out)
+	process, err := sandbox.StartProcess(ctx, w.binary, []string{"--config", w.config}, w.env, out)
 	if err != nil {
 		return err
 	}
 	w.process, w.meant, w.full = process, false, full
-	ctx = context.WithoutCancel(ctx)
 	w.guards.Go(func() { w.guard(ctx, process) })
 	return nil
 }
 
-func (w *worker) ended() bool {
+// running says whether there is a process. The caller holds mu.
+func (w *worker) running() bool {
+	if w.process == nil {
+		return false
+	}
 	select {
 	case <-w.process.Exited():
-		return true
-	default:
 		return false
+	default:
+		return true
 	}
 }
 
@@ -149,46 +157,61 @@ func (w *worker) guard(ctx context.Context, process *sandbox.Process) {
 	_ = w.start(ctx, false) // a failure shows as a worker that is not there
 }
 
-// kill ends the process at once.
-func (w *worker) kill() error {
+// ending returns the process that is to end by our doing, nil when there is none.
+func (w *worker) ending(forGood bool) *sandbox.Process {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.killed()
-}
-
-func (w *worker) killed() error {
-	if w.process == nil {
+	w.over = w.over || forGood
+	if !w.running() {
 		return nil
 	}
 	w.meant = true
-	return w.process.Kill()
+	return w.process
+}
+
+// kill ends the process at once.
+func (w *worker) kill() error {
+	w.acts.Lock()
+	defer w.acts.Unlock()
+	if process := w.ending(false); process != nil {
+		return process.Kill()
+	}
+	return nil
 }
 
 // terminate is a soft stop; one that does not end is remembered, and ended.
 func (w *worker) terminate() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.process == nil || w.ended() {
+	w.acts.Lock()
+	defer w.acts.Unlock()
+	process := w.ending(false)
+	if process == nil {
 		return nil
 	}
-	w.meant = true
-	if err := w.process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	select {
-	case <-w.process.Exited():
+	case <-process.Exited():
 		return nil
 	case <-time.After(stopTime):
-		w.stuck = append(w.stuck, fmt.Sprintf("worker %d did not end within %s of SIGTERM", w.number, stopTime))
-		return w.killed()
 	}
+	// Where it hangs is in its log.
+	_ = process.Signal(syscall.SIGQUIT)
+	select {
+	case <-process.Exited():
+	case <-time.After(restartPause):
+	}
+	w.mu.Lock()
+	w.stuck = append(w.stuck, fmt.Sprintf("worker %d did not end within %s of SIGTERM", w.number, stopTime))
+	w.mu.Unlock()
+	return process.Kill()
 }
 
 // signal is for SIGSTOP, SIGCONT and SIGQUIT. One that has ended needs none.
 func (w *worker) signal(s syscall.Signal) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.process == nil {
+	if !w.running() {
 		return nil
 	}
 	if err := w.process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -201,7 +224,7 @@ func (w *worker) signal(s syscall.Signal) error {
 func (w *worker) pid() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.process == nil || w.ended() {
+	if !w.running() {
 		return 0
 	}
 	return w.process.PID()
@@ -211,15 +234,38 @@ func (w *worker) pid() int {
 func (w *worker) logFull() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.full && w.process != nil && !w.ended()
+	return w.full && w.running()
+}
+
+// traces ends the process for good, and lets it write where its goroutines are.
+func (w *worker) traces() string {
+	process := w.ending(true)
+	if process == nil {
+		return "it does not run"
+	}
+	before := size(w.log)
+	_ = process.Signal(syscall.SIGQUIT)
+	select {
+	case <-process.Exited():
+	case <-time.After(stopTime):
+	}
+	return tail(w.log, size(w.log)-before)
+}
+
+func size(file string) int64 {
+	info, err := os.Stat(file)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // close ends the process for good.
 func (w *worker) close() error {
-	w.mu.Lock()
-	w.over = true
-	err := w.killed()
-	w.mu.Unlock()
+	var err error
+	if process := w.ending(true); process != nil {
+		err = process.Kill()
+	}
 	w.guards.Wait()
 	w.postgres.close()
 	w.redis.close()
@@ -282,7 +328,7 @@ func tail(file string, most int64) string {
 	if err != nil {
 		return err.Error()
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
 		return err.Error()

@@ -160,7 +160,8 @@ func (p *Postgres) Kill() error {
 	return p.own.kill()
 }
 
-// Keep moves the data directory of a killed server elsewhere, where postgres -D finds it again. The server is lost for us.
+// Keep moves the data directory of a killed server elsewhere, where postgres -D finds it again, with its log as server.log.
+// The server is lost for us.
 func (p *Postgres) Keep(folder string) error {
 	if p.own == nil {
 		return errNotOurs

@@ -356,14 +356,17 @@ func children(pid int) ([]int, error) {
 	return pids, nil
 }
 
-// keep moves the data directory out of the folder that close removes.
+// keep moves the data directory, and the log into it, out of the folder that close removes.
 func (s *server) keep(folder string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cmd != nil {
 		return errors.New("keep the data directory: its server is running")
 	}
-	return os.Rename(s.data, folder)
+	if err := os.Rename(s.data, folder); err != nil {
+		return err
+	}
+	return os.Rename(s.logFile(), filepath.Join(folder, "server.log"))
 }
 
 // close ends the server for good and removes its folder. More calls do nothing.

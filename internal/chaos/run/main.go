@@ -37,7 +37,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o := chaos.Options{Out: stdout}
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Uint64Var(&o.Seed, "seed", rand.Uint64N(1_000_000), "`number` from which faults and load are drawn (default: another one each time)")
+	flags.Uint64Var(&o.Seed, "seed", rand.Uint64N(1_000_000),
+		"`number` from which faults and load are drawn (another one each time unless it is given)")
 	flags.DurationVar(&o.For, "for", time.Minute, "how long the load runs")
 	flags.IntVar(&o.Rate, "rate", 200, "changes a second")
 	flags.IntVar(&o.Workers, "workers", 3, "worker processes")
