@@ -338,7 +338,7 @@ func tampered(t *testing.T, conn *pgx.Conn, e *evidence, tt tamper) []Difference
 			t.Fatalf("%s: %s, %v", tt.sql, tag, err)
 		}
 	}
-	if err := e.gather(t.Context(), conn); err != nil {
+	if err := e.gather(t.Context(), tx); err != nil {
 		t.Fatal(err)
 	}
 	if tt.calls != nil {

@@ -78,10 +78,10 @@ type paper struct {
 	Outcome  string
 }
 
-// gather reads the database's part.
-func (e *evidence) gather(ctx context.Context, conn *pgx.Conn) error {
+// gather reads the database's part, in one transaction that sees one state: finished jobs become outcomes at any moment.
+func (e *evidence) gather(ctx context.Context, tx pgx.Tx) error {
 	var err error
-	if e.rows, err = rowsOf[logRow](ctx, conn, `
+	if e.rows, err = rowsOf[logRow](ctx, tx, `
 		SELECT pk_entity_change_log, id, object_type, modification_type, object_id::text, object_data::text, object_data_before::text,
 		       coalesce(extra_metadata->>'tx', '')
 		FROM core.tb_entity_change_log ORDER BY pk_entity_change_log`, func(r *logRow) []any {
@@ -89,14 +89,14 @@ func (e *evidence) gather(ctx context.Context, conn *pgx.Conn) error {
 	}); err != nil {
 		return fmt.Errorf("change log: %w", err)
 	}
-	if e.events, err = rowsOf[eventRow](ctx, conn, `
+	if e.events, err = rowsOf[eventRow](ctx, tx, `
 		SELECT id, pk, lsn::text, tx_index, event_type, entity_type, entity_id, (payload->'data')::text
 		FROM weir.event ORDER BY seq`, func(r *eventRow) []any {
 		return []any{&r.ID, &r.PK, &r.LSN, &r.Index, &r.Type, &r.Kind, &r.Entity, &r.Data}
 	}); err != nil {
 		return fmt.Errorf("events: %w", err)
 	}
-	if e.jobs, err = rowsOf[jobRow](ctx, conn, `
+	if e.jobs, err = rowsOf[jobRow](ctx, tx, `
 		SELECT id, kind, state::text, coalesce(args->>'observer', ''), coalesce(args->>'action', ''), (args->>'event_id')::uuid,
 		       (args->>'pk')::bigint, coalesce(metadata->>'weir_dead_letter', ''), coalesce(metadata->'output'->>'result', ''),
 		       (metadata->'output'->>'duplicate_of')::uuid
@@ -109,18 +109,18 @@ func (e *evidence) gather(ctx context.Context, conn *pgx.Conn) error {
 		j := &e.jobs[i]
 		j.Delivery = event.DeliveryID(j.EventID, j.PK, j.Observer, j.Action)
 	}
-	if e.outcomes, err = rowsOf[jobRow](ctx, conn, `
+	if e.outcomes, err = rowsOf[jobRow](ctx, tx, `
 		SELECT 'weir_' || action_type, state, observer, action, event_id, event_pk, delivery_id, state, duplicate_of
 		FROM weir.outcome ORDER BY seq`, func(r *jobRow) []any {
 		return []any{&r.Kind, &r.State, &r.Observer, &r.Action, &r.EventID, &r.PK, &r.Delivery, &r.Result, &r.DuplicateOf}
 	}); err != nil {
 		return fmt.Errorf("outcomes: %w", err)
 	}
-	if e.effects, err = rowsOf[effect](ctx, conn, `SELECT event, by, entity::text, n, tx FROM app.effect ORDER BY id`,
+	if e.effects, err = rowsOf[effect](ctx, tx, `SELECT event, by, entity::text, n, tx FROM app.effect ORDER BY id`,
 		func(r *effect) []any { return []any{&r.Event, &r.By, &r.Entity, &r.N, &r.Tx} }); err != nil {
 		return fmt.Errorf("effects: %w", err)
 	}
-	if e.documents, err = rowsOf[paper](ctx, conn, `SELECT event_id, event_pk, delivery_id, observer, outcome FROM weir.document`,
+	if e.documents, err = rowsOf[paper](ctx, tx, `SELECT event_id, event_pk, delivery_id, observer, outcome FROM weir.document`,
 		func(r *paper) []any { return []any{&r.EventID, &r.PK, &r.Delivery, &r.Observer, &r.Outcome} }); err != nil {
 		return fmt.Errorf("documents: %w", err)
 	}
@@ -128,8 +128,8 @@ func (e *evidence) gather(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // rowsOf reads all rows of a query.
-func rowsOf[T any](ctx context.Context, conn *pgx.Conn, sql string, into func(*T) []any) ([]T, error) {
-	rows, err := conn.Query(ctx, sql)
+func rowsOf[T any](ctx context.Context, tx pgx.Tx, sql string, into func(*T) []any) ([]T, error) {
+	rows, err := tx.Query(ctx, sql)
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ type Options struct {
 	Quiet bool
 	// FinishedJobs is history.finished_jobs of the workers. Default: 20s, so that jobs are moved during the run.
 	FinishedJobs string
-	// Settle bounds how long everything may take to come to its end. Default: 5m.
+	// Settle bounds how long everything may take to come to its end. Default: 10m.
 	Settle time.Duration
 	// Binaries is the folder of worker and weir.
 	Binaries string
@@ -39,7 +39,7 @@ func (o Options) withDefaults() Options {
 	o.Clients = cmp.Or(o.Clients, 6)
 	o.Workers = cmp.Or(o.Workers, 3)
 	o.FinishedJobs = cmp.Or(o.FinishedJobs, "20s")
-	o.Settle = cmp.Or(o.Settle, 5*time.Minute)
+	o.Settle = cmp.Or(o.Settle, 10*time.Minute)
 	if o.Out == nil {
 		o.Out = io.Discard
 	}

@@ -87,6 +87,15 @@ func (h *harness) settle(ctx context.Context) ([]Difference, error) {
 				WHERE e.id = $1 AND s.slot_name = $2`, last, h.slot).Scan(&is)
 			return is, err
 		}},
+		{"the history has everything", func(ctx context.Context, conn *pgx.Conn) (is bool, err error) {
+			err = conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM weir.history h WHERE (h.store = 'postgres' OR $1)
+				AND (h.event_seq < (SELECT max(seq) FROM weir.event) OR h.outcome_seq < (SELECT max(seq) FROM weir.outcome)
+					OR h.finished_at < (SELECT max(finalized_at) FROM weir.river_job
+						WHERE state IN ('completed', 'cancelled', 'discarded') AND kind LIKE 'weir\_%'
+							AND kind <> 'weir_housekeeping')))`,
+				h.ground.elastic != nil).Scan(&is)
+			return is, err
+		}},
 	}
 	for _, step := range steps {
 		if err := h.await(ctx, h.options.Settle, step.what, step.is); err != nil {
@@ -133,7 +142,10 @@ func (h *harness) gather(ctx context.Context) error {
 	}
 	defer conn.Close(ctx)
 	e := evidence{sent: h.writing.sent(), calls: h.ground.receiver.seen(), strict: h.options.Quiet}
-	if err := e.gather(ctx, conn); err != nil {
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		return e.gather(ctx, tx)
+	})
+	if err != nil {
 		return err
 	}
 	if h.ground.elastic != nil {
