@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
 	"strings"
@@ -72,6 +73,8 @@ type rig struct {
 	reg  *prometheus.Registry
 
 	databaseURL string // of the checkpoint, when it is not url
+	mayBury     func() bool
+	log         io.Writer // beside the test's own; optional
 }
 
 func newRig(t *testing.T) *rig {
@@ -133,9 +136,13 @@ func (r *rig) start(id string) *running {
 	if id != "one" {
 		reg = prometheus.NewRegistry()
 	}
+	out := io.Writer(testWriter{r.t})
+	if r.log != nil {
+		out = io.MultiWriter(out, r.log)
+	}
 	s := capture.New(r.cfg, capture.Options{
 		SourceURL: r.url, DatabaseURL: cmp.Or(r.databaseURL, r.url), ClientID: id, Sink: r.sink, Registerer: reg,
-		Logger: slog.New(slog.NewTextHandler(testWriter{r.t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		MayBury: r.mayBury, Logger: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	run := &running{Stream: s, cancel: cancel, done: make(chan error, 1)}
 	go func() { run.done <- s.Run(ctx) }()

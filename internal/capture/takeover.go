@@ -190,9 +190,10 @@ func (b *standby) wait(ctx context.Context) error {
 	}
 }
 
-// left keeps account of an owner that others, which had declared it dead, have ended before us.
+// left keeps account of an owner that others have ended before us, for the same reason.
 func (b *standby) left() {
-	if client := b.watch.holder.client(); client != "" && !b.said.IsZero() && time.Since(b.said) >= lease.Expiry {
+	long := min(lease.Expiry, b.cfg.Lease.Std()-takeoverTime) - lookAtOwner
+	if client := b.watch.holder.client(); client != "" && !b.said.IsZero() && time.Since(b.said) >= long {
 		b.hung = client
 	}
 }

@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,6 +34,9 @@ func TestCrashOwnerHangsInATransaction(t *testing.T) {
 	t.Logf("another worker had the slot after %s, and moved the checkpoint after %s", slot, moved)
 	if moved > shortLease {
 		t.Errorf("the takeover took %s, more than the lease of %s", moved, shortLease)
+	}
+	if n := f.one("SELECT count(*)::text FROM weir.worker WHERE client_id = $1", before); n != "1" {
+		t.Error("its transaction was ended only when others had declared it dead")
 	}
 	f.checkHung(before)
 	g.release()
@@ -96,4 +100,26 @@ func TestCrashOwnerLosesItsConnections(t *testing.T) {
 		t.Errorf("it has not ended its own session:\n%s", owner.log)
 	}
 	f.settle()
+}
+
+// A standby that may not end the sessions of an owner that hangs says what mends it, and goes on standing by.
+func TestCrashOwnerHangsWithoutTheRightToEndIt(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.exec("CREATE SCHEMA app")
+	const rest = "source: {slot: %s, heartbeat: 1s, lease: 6s}\n" + everyOrder
+	owner := r.spawn(t, r.write(fmt.Sprintf(rest, r.slot)))
+	other := r.spawn(t, r.otherRole(t, fmt.Sprintf(rest, r.slot)))
+	owner.signal(t, syscall.SIGSTOP)
+	r.await("what mends it, for people who look", func() bool {
+		body := other.get(t, "/readyz").body
+		return strings.Contains(body, "GRANT pg_signal_backend TO") && strings.Contains(body, `"stream":"standby"`)
+	})
+	if n := strings.Count(other.log.String(), "may not end its sessions"); n != 1 {
+		t.Errorf("it is said %d times in the log:\n%s", n, other.log)
+	}
+	if err := owner.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	r.await("the takeover", func() bool { return strings.Contains(other.get(t, "/readyz").body, `"stream":"streaming"`) })
 }

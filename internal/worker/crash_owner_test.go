@@ -106,9 +106,13 @@ func (f *fleet) awake(owner *process, before string) {
 		return f.one("SELECT count(*)::text FROM weir.worker WHERE client_id = $1", before) == "0"
 	})
 	epoch := f.one("SELECT epoch || ' ' || owner FROM weir.checkpoint")
+	woken := time.Now()
 	owner.signal(t, syscall.SIGCONT)
 	f.await("another life", func() bool { return owner.clientID() != before })
+	noticed := time.Since(woken)
 	f.await("it stands by", func() bool { return strings.Contains(owner.get(t, "/readyz").body, `"stream":"standby"`) })
+	t.Logf("it has begun anew %s after it went on, and stands by after %s", noticed.Round(time.Millisecond),
+		time.Since(woken).Round(time.Millisecond))
 	if now := f.one("SELECT epoch || ' ' || owner FROM weir.checkpoint"); now != epoch {
 		t.Errorf("epoch and owner are %s, before it went on %s", now, epoch)
 	}
