@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/setting"
 )
 
 // stranger is a walsender on our slot that is not ours. It is a client that hangs: it answers nothing.
@@ -75,7 +76,7 @@ func TestStrangerIsLeftAlone(t *testing.T) {
 			r.letGo()
 			stranger, log := r.stranger(application), &lines{}
 			pid := r.slotPID()
-			r.log, r.mayBury, r.cfg.Lease = log, func() bool { return true }, 1 // no owner has a moment
+			r.log, r.mayBury, r.cfg.Lease = log, func() bool { return true }, setting.Duration(capture.MinLease)
 			second := r.start("two")
 			r.await("standing by for a stranger", func() bool {
 				h := second.Health()
@@ -104,11 +105,12 @@ func TestOwnerWithoutALease(t *testing.T) {
 		t.Run(fmt.Sprintf("may bury: %v", may), func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
-			first := r.start("one")
+			client := "of-" + string(r.cfg.Slot) // sessions are the server's: no other test's
+			first := r.start(client)
 			r.streaming(first)
 			first.stop(t)
 			r.letGo()
-			r.stranger("weir:one")
+			r.stranger("weir:" + client)
 			pid := r.slotPID()
 			r.mayBury = func() bool { return may }
 			second := r.start("two")
