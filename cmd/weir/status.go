@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,7 +55,7 @@ func (a *app) writeStatus(w io.Writer, s *ops.Status) {
 		t.add(c("checkpoint"), c(fmt.Sprintf("%s+%d, moved %s, %s",
 			cp.LSN, cp.TxIndex, ago(now, cp.UpdatedAt), count(cp.Events, "event"))))
 		t.add(c("newest change"), c("committed "+agoAndWhen(now, cp.CommitTime)))
-		t.add(c("owner"), c(fmt.Sprintf("%s, epoch %d", orDash(cp.Owner), cp.Epoch)))
+		t.add(c("owner"), c(ownerText(cp, now)))
 	}
 	for _, h := range s.History {
 		t.add(c("history"), historyCell(h, time.Time(s.Time)))
@@ -66,6 +67,14 @@ func (a *app) writeStatus(w io.Writer, s *ops.Status) {
 	a.writeQueues(w, s)
 	a.writeStopped(w, s)
 	a.writeDeadCounts(w, s)
+}
+
+func ownerText(cp *ops.Checkpoint, now time.Time) string {
+	text := fmt.Sprintf("%s, epoch %d", orDash(cp.Owner), cp.Epoch)
+	if since := time.Time(cp.OwnedSince); !since.IsZero() && cp.Owner != "" {
+		text += ", since " + span(now.Sub(since))
+	}
+	return text
 }
 
 func slotText(s ops.Stream) string {
@@ -99,6 +108,13 @@ func (a *app) streamCell(s *ops.Status) cell {
 	}
 	switch s.Stream.State {
 	case ops.StreamStreaming:
+		if !s.Stream.ReaderKnown {
+			return cell{fmt.Sprintf("streaming, but not by a worker: %s has slot %s, and workers stand by for it",
+				s.Stream.Reader, s.Stream.Slot), red}
+		}
+		if slices.ContainsFunc(s.Workers, func(w ops.Worker) bool { return w.Role == ops.RoleHanging }) {
+			return cell{"hanging: " + s.Stream.Reader + " has the slot and gives no sign of life; a standby takes over", yellow}
+		}
 		return cell{"streaming: read by " + s.Stream.Reader, green}
 	case ops.StreamNotStarted:
 		return cell{"not started: no worker has been here yet; start one with: worker", yellow}
@@ -141,13 +157,17 @@ func (a *app) writeWorkers(w io.Writer, s *ops.Status) {
 }
 
 func roleCell(worker ops.Worker, now time.Time) cell {
-	switch {
-	case !worker.Alive:
+	switch worker.Role {
+	case ops.RoleHanging:
+		return cell{"hanging: has the slot, last read it " + ago(now, worker.StreamAt), red}
+	case ops.RoleDead:
 		return cell{"dead: last seen " + ago(now, worker.SeenAt), red}
-	case worker.OwnsStream:
+	case ops.RoleReader:
 		return c("reads the stream")
-	default:
+	case ops.RoleStandby:
 		return c("standby")
+	default:
+		return c(string(worker.Role))
 	}
 }
 

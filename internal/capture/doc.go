@@ -8,7 +8,9 @@
 //
 // # A stream's life
 //
-//	connecting --settle--> standby   (another worker has the slot; looked at twice a second)
+//	connecting --settle--> standby   (another worker has the slot; looked at four times a second)
+//	standby    --free----> connecting (the slot is free: settle again, others do the same)
+//	standby    --over----> standby   (the owner's time is up: its sessions are ended, and the slot becomes free)
 //	connecting --settle--> streaming (START_REPLICATION succeeded: the slot is the mutex between workers)
 //	streaming  --error---> connecting (backoff with jitter, for ever)
 //	any        --SetupError--> Run returns: waiting does not cure it
@@ -19,6 +21,24 @@
 // Until we have the slot, what was judged may change: somebody moves the slot, adopts the checkpoint, or lets the URL lead
 // to another server. So the streaming connection says itself which server it is to, the epoch is taken only if it is the
 // one that was judged, and the slot is read again once nobody else can move it. What differs leads back to judging.
+//
+// # Who may be replaced
+//
+// The slot keeps a second reader out, and the epoch keeps a late one from storing anything, so ending an owner is never
+// needed for safety, only for the stream to go on (takeover.go). An owner writes down in weir.worker when its source last gave a
+// sign of life (stream_at, by the database's clock). A standby ends it when that is older than source.lease less what the
+// takeover takes, or when its row is gone. It must have seen the database up for long enough (MayBury) and must have looked at
+// this owner without a break, or a server that stood still would make everybody dead. Sessions are known by application_name.
+// One that is not of a worker which the checkpoint or weir.worker knows is a stranger's: nobody ends it.
+//
+//   - The owner is killed: the server closes its session, the slot is free.
+//   - It is stopped: its sessions are ended, in the source and in the database, where it may hold the checkpoint's row. What it
+//     had open is rolled back. When it goes on it finds closed connections, and its epoch overtaken.
+//   - It is cut off: the same, and it gives its connections up itself when the source has given no sign of life for source.lease.
+//   - It is back before others have noticed, and the server still has its old walsender: it ends that one, and the old session
+//     that stored batches.
+//   - Two standbys find the slot free at once: one of them gets it, START_REPLICATION fails for the other (55006).
+//   - The new owner dies between slot and epoch: the next one finds the slot free.
 //
 // # A change's way
 //

@@ -71,6 +71,8 @@ type Stream struct {
 	WALStatus string `json:"wal_status"`
 	// Reader is the client id of the worker that has the slot, "" for none.
 	Reader string `json:"reader"`
+	// ReaderKnown is false for a reader that is neither a worker nor the checkpoint's owner: workers stand by for a stranger.
+	ReaderKnown bool `json:"reader_known"`
 	// Confirmed is up to where the server was told that everything is durable; null without a slot.
 	Confirmed *event.LSN `json:"confirmed_lsn"`
 	// LagBytes is the WAL behind Confirmed, of all databases of the server. Up to IdleWAL of it is nothing to worry about.
@@ -97,7 +99,9 @@ type Checkpoint struct {
 	TxIndex          int64     `json:"tx_index"`
 	Epoch            int64     `json:"epoch"`
 	Owner            string    `json:"owner"` // client id of the worker that last took the stream
-	Events           int64     `json:"events"`
+	// OwnedSince is when it took it; null where nobody has yet.
+	OwnedSince event.Time `json:"owned_since"`
+	Events     int64      `json:"events"`
 	// CommitTime is when the newest ingested change was committed; null before the first one.
 	CommitTime event.Time `json:"commit_time"`
 	UpdatedAt  event.Time `json:"updated_at"`
@@ -116,7 +120,11 @@ type Worker struct {
 	// Alive is false when the lease has run out: others are about to take over what it was running.
 	Alive bool `json:"alive"`
 	// OwnsStream is true for the one that reads the stream; the others stand by.
-	OwnsStream     bool       `json:"owns_stream"`
+	OwnsStream bool `json:"owns_stream"`
+	// Role is what it is for the stream: see the constants.
+	Role Role `json:"role"`
+	// StreamAt is when it was last known to read the stream; null for one that has not.
+	StreamAt       event.Time `json:"stream_at"`
 	ConfigLoadedAt event.Time `json:"config_loaded_at"` // of the configuration that is in force
 	// ConfigProblem says why a later configuration was refused, or what of it waits for a restart; "" for neither.
 	ConfigProblem string `json:"config_problem"`
@@ -192,7 +200,7 @@ func (s *Status) readCheckpoint(ctx context.Context, db DB, now time.Time) (stat
 	s.Installation = row.Installation
 	s.Checkpoint = &Checkpoint{
 		SystemIdentifier: row.SystemIdentifier, Timeline: row.Timeline, LSN: lsnOf(row.LSN), TxIndex: row.TxIndex,
-		Epoch: row.Epoch, Owner: row.Owner, Events: row.Events, CommitTime: timeOf(row.CommitTime),
+		Epoch: row.Epoch, Owner: row.Owner, OwnedSince: timeOf(row.OwnedSince), Events: row.Events, CommitTime: timeOf(row.CommitTime),
 		UpdatedAt: event.Time(row.UpdatedAt), AgeSeconds: seconds(now, row.UpdatedAt),
 	}
 	return row.State, nil
@@ -273,11 +281,14 @@ func (s *Status) readWork(ctx context.Context, db DB) error {
 		return fmt.Errorf("list the workers: %w", err)
 	}
 	s.Workers = make([]Worker, len(workers))
+	s.Stream.ReaderKnown = s.Checkpoint != nil && s.Stream.Reader != "" && s.Stream.Reader == s.Checkpoint.Owner
 	for i, w := range workers {
+		s.Stream.ReaderKnown = s.Stream.ReaderKnown || w.ClientID == s.Stream.Reader
 		s.Workers[i] = Worker{
 			ClientID: w.ClientID, Hostname: w.Hostname, PID: w.PID, Version: w.Version,
 			StartedAt: event.Time(w.StartedAt), SeenAt: event.Time(w.SeenAt),
 			Alive: w.Now.Sub(w.SeenAt) < lease.Expiry, OwnsStream: w.ClientID == s.Stream.Reader,
+			Role: s.roleOf(w), StreamAt: timeOf(w.StreamAt),
 			ConfigLoadedAt: event.Time(w.ConfigLoadedAt), ConfigProblem: w.ConfigError,
 		}
 	}
