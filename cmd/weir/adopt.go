@@ -23,7 +23,8 @@ func newAdoptCommand(a *app) *cobra.Command {
 		Use:   "adopt",
 		Short: "Let workers go on from a checkpoint that they refuse",
 		Long: `A worker refuses to start when it cannot tell that the checkpoint continues here: the database is a restored dump or a
-copy, a standby was promoted, the slot is gone or was moved, the installation has another name. Adopt says what differs and
+copy, an older server took its place, the checkpoint is gone, the installation has another name. (What a slot has lost, a worker
+makes up for by itself.) Adopt says what differs and
 what may be missing, makes the slot where there is none, and makes the checkpoint that of this source.
 
 In a copy, unfinished deliveries are also the original's: say with --deliveries whether they are sent from here.
@@ -102,6 +103,12 @@ func (a *app) knowsPlaces(ctx context.Context, s *settings) error {
 func (a *app) writePlan(w io.Writer, plan *ops.Adoption, oneDatabase bool) {
 	switch {
 	case plan.Problem != "":
+	case plan.Gap != "":
+		fmt.Fprintf(w, "nothing to adopt: the checkpoint belongs to this source, but changes are missing: %s.\nTo go on: weir accept-gap\n", plan.Gap)
+		return
+	case plan.Recovers != "":
+		fmt.Fprintf(w, "nothing to adopt: a worker recovers by itself, from the change log: %s.\n", plan.Recovers)
+		return
 	case plan.Checkpoint == nil:
 		fmt.Fprintln(w, "nothing to adopt: there is no checkpoint yet, a worker makes it")
 		return

@@ -19,6 +19,7 @@ const (
 	exitUsage         = 2
 	exitConfiguration = 3
 	exitConnection    = 4
+	exitGap           = 5
 )
 
 // environment is what surrounds a call of the program: a test has another one than a terminal.
@@ -67,6 +68,9 @@ func run(ctx context.Context, args []string, env environment) int {
 	return code
 }
 
+// errGap is for a gap in the stream, which the output has told of.
+var errGap = fmt.Errorf("a gap in the stream: %w", errSaid)
+
 // errSaid is for a failure that the output has already explained.
 var errSaid = errors.New("failed, as said")
 
@@ -89,6 +93,8 @@ func (a *app) exitCode(err error) int {
 	switch {
 	case !a.started, errors.As(err, &usage):
 		return exitUsage
+	case errors.Is(err, errGap):
+		return exitGap
 	case errors.As(err, &wrong), errors.As(err, &invalid):
 		return exitConfiguration
 	case errors.As(err, &connection), errors.As(err, &connect), errors.As(err, &redis), errors.As(err, &elastic):

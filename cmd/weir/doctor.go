@@ -18,7 +18,7 @@ func newDoctorCommand(a *app) *cobra.Command {
 		Use:   "doctor",
 		Short: "Check whether the databases are set up for a worker",
 		Long: `Look at both databases as the roles that the configuration names, and say with each finding what mends it. Nothing is
-changed. The exit code is 1 if a finding would keep a worker from its work.`,
+changed. The exit code is 1 if a finding would keep a worker from its work, 5 if there is a gap in the stream.`,
 		Args: noArguments,
 		RunE: a.does(a.doctor),
 	}
@@ -59,7 +59,10 @@ func (a *app) doctor(ctx context.Context, _ []string) error {
 		if err := a.print(d, func(w io.Writer) { a.writeDiagnosis(w, d) }); err != nil {
 			return err
 		}
-		if !d.Healthy {
+		switch {
+		case d.Gap:
+			return errGap
+		case !d.Healthy:
 			return errSaid
 		}
 		return nil

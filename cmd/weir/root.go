@@ -18,7 +18,7 @@ and handles dead letters and circuit breakers. The worker is a program of its ow
 The database is --database-url, the configuration file's database.url, or $DATABASE_URL. The configuration file is
 --config, $WEIR_CONFIG, ./weir.yaml or /etc/weir/weir.yaml; only validate-config needs its secrets.
 
-Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot connect.`,
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot connect, 5 gap in the stream.`,
 		Args:          noArguments,
 		SilenceErrors: true, // run says them
 		SilenceUsage:  true, // the help is longer than the mistake
@@ -32,6 +32,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newAdoptCommand(a),
 		newAttachCommand(a),
 		newDetachCommand(a),
+		newAcceptGapCommand(a),
 		newStatusCommand(a),
 		newSearchCommand(a),
 		newDebugCommand(a),

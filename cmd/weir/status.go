@@ -20,6 +20,7 @@ func newStatusCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Say how the stream, the queues and the workers are doing",
+		Long:  "Say how the stream, the queues and the workers are doing. The exit code is 5 if there is a gap in the stream.",
 		Args:  noArguments,
 		RunE:  a.does(a.status),
 	}
@@ -37,7 +38,10 @@ func (a *app) status(ctx context.Context, _ []string) error {
 		if s.file != nil && s.mistakes == nil {
 			status.UseHistory(s.file.History)
 		}
-		return a.print(status, func(w io.Writer) { a.writeStatus(w, status) })
+		if err := a.print(status, func(w io.Writer) { a.writeStatus(w, status) }); err != nil || !status.Gap() {
+			return err
+		}
+		return errGap
 	})
 }
 
@@ -121,13 +125,16 @@ func (a *app) streamCell(s *ops.Status) cell {
 	case ops.StreamStopped:
 		return cell{"stopped: nobody reads it, and its slot holds WAL; start a worker", red}
 	case ops.StreamNoSlot:
-		return cell{fmt.Sprintf("no slot: %s does not exist any more; see weir doctor", s.Stream.Slot), red}
+		return cell{fmt.Sprintf("no slot: %s does not exist any more; a worker makes it again and recovers from the change log",
+			s.Stream.Slot), red}
 	case ops.StreamLost:
-		return cell{fmt.Sprintf("lost: the server removed WAL that slot %s still needed; see weir doctor", s.Stream.Slot), red}
+		return cell{fmt.Sprintf("lost: the server removed WAL that slot %s still needed; a worker makes it again and recovers from the "+
+			"change log", s.Stream.Slot), red}
 	case ops.StreamRecovering:
-		return cell{"recovering: the change log is being compared with what was ingested", yellow}
+		return cell{fmt.Sprintf("recovering: %d of about %s of the change log compared with what was ingested (%s)",
+			s.Stream.RecoveryRead, count(s.Stream.RecoveryRows, "row"), s.Stream.Lost), yellow}
 	case ops.StreamGap:
-		return cell{"gap: changes may be missing; see weir doctor", red}
+		return cell{"gap: changes are missing that cannot be made up for, so nothing is captured: " + s.Stream.Lost, red}
 	default:
 		return c(string(s.Stream.State))
 	}

@@ -50,3 +50,18 @@ SELECT event_id, pk FROM weir.discarded_change WHERE pk >= @from_pk::bigint;
 SELECT entity_type, entity_id, max(forgotten_at)::timestamptz AS forgotten_at FROM weir.forgotten
 WHERE (entity_type, entity_id) IN (SELECT unnest(@entity_types::text[]), unnest(@entity_ids::text[]))
 GROUP BY entity_type, entity_id;
+
+-- name: NewestChangeAge :one
+-- NewestChangeAge is how long ago the newest ingested change was committed, 0 before the first.
+SELECT coalesce(now() - (SELECT commit_time FROM weir.checkpoint), '0 s')::interval AS age;
+
+-- name: AcceptGap :execrows
+-- AcceptGap lets workers recover what can be recovered, and go on. 0 rows: it is not the gap any more that somebody looked at.
+UPDATE weir.checkpoint SET state = 'recovering', owner = '', epoch = epoch + 1 WHERE epoch = @epoch AND state = 'gap';
+
+-- name: ListCapturedTables :many
+SELECT name, snapshot, joined IS NOT NULL AS joined FROM weir.captured_table ORDER BY name;
+
+-- name: SnapshotAgain :execrows
+-- SnapshotAgain asks for another snapshot of the tables that had one.
+UPDATE weir.captured_table SET joined = NULL, snapshot = snapshot + 1, rows = 0, asked_at = now(), finished_at = NULL;

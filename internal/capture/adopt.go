@@ -59,19 +59,37 @@ type Adoption struct {
 	began *time.Time // older rows are left out on purpose: they are not to be recovered later. nil: as it is
 }
 
-// CheckStart says with a *SetupError why a worker would refuse to start from the checkpoint and the slot that are there.
-// It changes nothing.
-func CheckStart(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, installation string) error {
+// Outlook is what a worker would find that starts.
+type Outlook struct {
+	Recovers string // why it would recover from the change log, "" when it would not
+	Gap      string // what it could not make up for, so that nothing is captured; "" for nothing
+}
+
+func outlookOf(r ruling) (o Outlook) {
+	switch r.verdict {
+	case recoverTheLoss:
+		o.Recovers = r.problem
+	case stopAtTheGap:
+		o.Gap = r.problem
+	case createTheSlot, createTheCheckpoint, readOn:
+	}
+	return o
+}
+
+// CheckStart says what a worker would do about the checkpoint and the slot that are there, and with a *SetupError why it would
+// refuse to start from them. It changes nothing.
+func CheckStart(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, installation string) (Outlook, error) {
 	cfg = cfg.WithDefaults()
 	seen, err := look(ctx, src, dst, cfg, installation)
 	if err != nil {
-		return err
+		return Outlook{}, err
 	}
-	if _, err = judge(cfg, seen); err == nil {
+	todo, err := judge(cfg, seen)
+	if err == nil {
 		seen.probe(ctx, src, cfg, probeInPassing)
-		_, err = judge(cfg, seen)
+		todo, err = judge(cfg, seen)
 	}
-	return err
+	return outlookOf(todo), err
 }
 
 // AdoptOptions say how to adopt.
@@ -107,13 +125,8 @@ func plan(cfg Config, s *sight, keepSlot bool) (*Adoption, error) {
 	}
 	switch {
 	case refused == nil:
-		switch todo.verdict {
-		case recoverTheLoss:
-			a.Recovers = todo.problem
-		case stopAtTheGap:
-			a.Gap = todo.problem
-		case createTheSlot, createTheCheckpoint, readOn:
-		}
+		outlook := outlookOf(todo)
+		a.Recovers, a.Gap = outlook.Recovers, outlook.Gap
 		return a, nil
 	case s.slot != nil && (s.slot.Active || s.slot.beingMade()):
 		return nil, &SetupError{fmt.Sprintf("slot %s is being read or made", cfg.Slot), "stop the workers, then run weir adopt again"}

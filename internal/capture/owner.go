@@ -70,7 +70,7 @@ type Stream struct {
 	silences  int    // of the server, one after the other, that were broken off
 	ingestPID uint32 // of the latest session that stores batches
 	hung      string // the owner that was found to hang, or to be cut off
-	// blind is the epoch at which the slot was found to be too old for its publication, 0: none. The recovery from it makes the
+	// blind is the epoch at which the slot was found to be too old for its publication, -1: none. The recovery from it makes the
 	// slot again, and raises the epoch.
 	blind int64
 
@@ -96,6 +96,7 @@ func New(cfg Config, opts Options) *Stream {
 	return &Stream{
 		cfg: cfg.WithDefaults(), opts: opts, log: opts.Logger.With("component", "capture"),
 		metrics: newMetrics(opts.Registerer), verified: make(chan struct{}), health: Health{State: Connecting},
+		blind: -1,
 	}
 }
 

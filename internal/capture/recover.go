@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -57,12 +56,12 @@ func (s *Stream) mayInterrupt(ctx context.Context, src, dst *pgx.Conn, seen *sig
 		dead = append(dead, seen.checkpoint.Owner)
 	}
 	if seen.slot != nil && seen.slot.Active {
-		reader, err := s.reader(ctx, src)
-		if err != nil || reader == "" { // gone by now: look again
+		reader, err := readHolder(ctx, src, s.cfg.Slot)
+		if err != nil || reader == nil { // gone by now: look again
 			return false, nil, err
 		}
-		id, ours := strings.CutPrefix(reader, appPrefix)
-		if !ours || id == s.opts.ClientID { // a stranger, or a session of ours that the server has not ended yet
+		id := reader.client()
+		if id == "" || id == s.opts.ClientID { // a stranger, or a session of ours that the server has not ended yet
 			return false, nil, nil
 		}
 		dead = append(dead, id)
@@ -74,17 +73,6 @@ func (s *Stream) mayInterrupt(ctx context.Context, src, dst *pgx.Conn, seen *sig
 		}
 	}
 	return true, dead, nil
-}
-
-// reader is the application_name of who reads the slot.
-func (s *Stream) reader(ctx context.Context, src *pgx.Conn) (name string, err error) {
-	err = src.QueryRow(ctx, `
-		SELECT coalesce(nullif(a.application_name, ''), '?') FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
-		 WHERE s.slot_name = $1`, string(s.cfg.Slot)).Scan(&name)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", nil
-	}
-	return name, err
 }
 
 // interrupt takes the checkpoint of a stream that cannot go on as it is.
@@ -127,6 +115,11 @@ func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, t
 	if err := readable(ctx, src, *s.cfg.ChangeLog); err != nil { // before anything is given up
 		return err
 	}
+	// Before the checkpoint is taken, since a batch that hangs holds its row, and after, since a session may have been opened
+	// meanwhile.
+	if err := endSessions(ctx, dead, src, dst); err != nil {
+		return err
+	}
 	cp, err := s.interrupt(ctx, dst, seen, stateRecovering, todo.problem)
 	if errors.Is(err, errChanged) {
 		return nil
@@ -139,10 +132,8 @@ func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, t
 	s.metrics.recoveries.WithLabelValues(string(todo.cause)).Inc()
 	s.log.Warn("the stream has lost its continuity, recovering from the change log",
 		"problem", todo.problem, "checkpoint", cp.Position.String(), "epoch", cp.Epoch)
-	for _, id := range dead {
-		if err := endSessions(ctx, src, id); err != nil {
-			return err
-		}
+	if err := endSessions(ctx, dead, src); err != nil {
+		return err
 	}
 	repl, made, err := s.renewSlot(ctx, src, seen)
 	if err != nil {
@@ -171,18 +162,27 @@ func (cp *checkpoint) recoverableFrom(window time.Duration) time.Time {
 	return since
 }
 
-// endSessions ends those of a worker that is dead, and which may belong to a process that was stopped and goes on: it must not
-// drop the slot that we make.
-func endSessions(ctx context.Context, src *pgx.Conn, owner string) error {
-	var left int
-	err := src.QueryRow(ctx, `
-		SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
-		 WHERE application_name = $1 AND pid <> pg_backend_pid()`, appPrefix+owner).Scan(&left)
-	if err != nil {
-		return fmt.Errorf("end the sessions of %s: %w", owner, err)
+// endSessions ends those of workers that are dead, and which may belong to a process that was stopped and goes on: it must not
+// drop the slot that we make, nor may a transaction that it left open be waited for.
+func endSessions(ctx context.Context, dead []string, servers ...*pgx.Conn) error {
+	names := make([]string, len(dead))
+	for i, id := range dead {
+		names[i] = appPrefix + id
 	}
-	if left > 0 {
-		return fmt.Errorf("%d sessions of %s do not end", left, owner)
+	for _, conn := range servers {
+		if len(names) == 0 {
+			break
+		}
+		var left int
+		err := conn.QueryRow(ctx, `
+			SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
+			 WHERE application_name = ANY ($1) AND pid <> pg_backend_pid()`, names).Scan(&left)
+		if err == nil && left > 0 {
+			err = fmt.Errorf("%d do not end", left)
+		}
+		if err != nil {
+			return fmt.Errorf("end the sessions of workers that are dead: %w", err)
+		}
 	}
 	return nil
 }

@@ -286,7 +286,7 @@ func (b *standby) endOwner(ctx context.Context, client, silent string) (ended bo
 		conn *pgx.Conn
 		url  string
 	}{{b.dst, "database.url"}, {b.src, "source.url"}} {
-		err := endSessions(ctx, place.conn, client)
+		err := endSessions(ctx, []string{client}, place.conn)
 		if hasCode(err, "42501") {
 			b.sayDenied(err, place.conn, place.url) // it may hold a lock; the take of the checkpoint says so if it does
 			continue

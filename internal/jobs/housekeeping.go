@@ -69,7 +69,7 @@ func (h *housekeeper) Timeout(*river.Job[housekeepingArgs]) time.Duration { retu
 // Work does what is due. Ages and days are by the database's clock.
 func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]) error {
 	history := h.queue.index.Config().WithDefaults()
-	retention, err := index.Kept(ctx, h.queue.runner.pool, history)
+	retention, err := index.Kept(ctx, h.queue.runner.pool, history, h.queue.recovery)
 	for _, step := range []func() error{
 		func() error { return h.makePartitions(ctx, retention) },
 		func() error { return h.move(ctx, *history.FinishedJobs) },

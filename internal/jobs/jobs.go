@@ -63,6 +63,8 @@ type Options struct {
 	Documents func(ctx context.Context, key index.Key, outcome *index.Outcome, version int64) (refused string, err error)
 	ClientID  string
 	SoftStop  time.Duration // how long running deliveries may take when the worker stops
+	// RecoveryWindow is how far before the newest ingested change a lost slot is made up for: what was ingested since is kept.
+	RecoveryWindow time.Duration
 	// Remains waits for what River still does after Run has returned because the lease was lost.
 	Remains     *sync.WaitGroup
 	Logger      *slog.Logger
@@ -82,6 +84,7 @@ type Queue struct {
 	working atomic.Bool
 
 	softStop time.Duration
+	recovery time.Duration // Options.RecoveryWindow
 	remains  *sync.WaitGroup
 
 	swapped chan struct{} // asks for a sweep before its time
@@ -100,7 +103,7 @@ type Queue struct {
 func New(o Options) (*Queue, error) {
 	q := &Queue{
 		index: o.Index, log: o.Logger.With("component", "jobs"), lease: o.Lease, swapped: make(chan struct{}, 1),
-		softStop: o.SoftStop, remains: o.Remains, ending: make(chan struct{}),
+		softStop: o.SoftStop, recovery: o.RecoveryWindow, remains: o.Remains, ending: make(chan struct{}),
 	}
 	q.producers.log = q.log
 	q.set.Store(o.Observers)

@@ -38,6 +38,7 @@ type Finding struct {
 // Diagnosis is what the doctor found, the database first.
 type Diagnosis struct {
 	Healthy  bool      `json:"healthy"` // no finding is an error
+	Gap      bool      `json:"gap"`     // changes are missing that cannot be made up for: weir accept-gap
 	Findings []Finding `json:"findings"`
 }
 
@@ -47,6 +48,7 @@ type checkup struct {
 	source   *pgx.Conn
 	cfg      capture.Config
 	findings []Finding
+	gap      bool
 
 	installation string
 	dbStandby    bool // what database has found
@@ -96,7 +98,7 @@ func Doctor(ctx context.Context, db, source *pgx.Conn, cfg capture.Config, insta
 			return nil, err
 		}
 	}
-	d := &Diagnosis{Healthy: true, Findings: c.findings}
+	d := &Diagnosis{Healthy: true, Gap: c.gap, Findings: c.findings}
 	for _, f := range d.Findings {
 		d.Healthy = d.Healthy && f.Level != LevelError
 	}
@@ -264,9 +266,14 @@ func (c *checkup) checkpoint(ctx context.Context) error {
 	if c.sourceStands { // its slots and its WAL are not those of the primary
 		return nil
 	}
-	err := capture.CheckStart(ctx, c.source, c.db, c.cfg, c.installation)
+	outlook, err := capture.CheckStart(ctx, c.source, c.db, c.cfg, c.installation)
 	var refused *capture.SetupError
 	switch {
+	case err == nil && outlook.Gap != "":
+		c.gap = true
+		c.add(check, LevelError, "changes are missing that cannot be made up for: "+outlook.Gap, capture.GapMend)
+	case err == nil && outlook.Recovers != "":
+		c.add(check, LevelWarning, outlook.Recovers, "-- start a worker: it recovers by itself, from the change log")
 	case err == nil:
 		c.ok(check)
 	case errors.As(err, &refused) && c.said(refused.Problem): // the slot

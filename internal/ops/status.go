@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,7 +87,16 @@ type Stream struct {
 	// where a worker would start, and where it is not known: see CheckStart.
 	Problem string `json:"problem"`
 	Mend    string `json:"mend"`
+	// Lost is why the stream is being recovered from the change log, would be by a worker that starts, or has stopped at a gap;
+	// "" when its continuity is not lost.
+	Lost string `json:"lost"`
+	// RecoveryRead is how many rows of the change log a recovery has looked at, of about RecoveryRows; 0 without one.
+	RecoveryRead int64 `json:"recovery_read"`
+	RecoveryRows int64 `json:"recovery_rows"`
 }
+
+// Gap says that changes are missing which cannot be made up for, so that nothing is captured until somebody has accepted it.
+func (s *Status) Gap() bool { return s.Stream.State == StreamGap }
 
 // IdleWAL is how many bytes an idle stream may be behind: capture's heartbeat does not bother with less.
 const IdleWAL = 16 << 10
@@ -183,9 +193,11 @@ func (s *Status) CheckStart(ctx context.Context, db DB, source *pgx.Conn, cfg ca
 		return
 	}
 	var refused *capture.SetupError
-	if errors.As(capture.CheckStart(ctx, source, db, cfg, installation), &refused) {
+	outlook, err := capture.CheckStart(ctx, source, db, cfg, installation)
+	if errors.As(err, &refused) {
 		s.Stream.Problem, s.Stream.Mend = refused.Problem, refused.Hint
 	}
+	s.Stream.Lost = cmp.Or(s.Stream.Lost, outlook.Recovers)
 }
 
 // readCheckpoint returns the state that a worker has written down.
@@ -202,6 +214,17 @@ func (s *Status) readCheckpoint(ctx context.Context, db DB, now time.Time) (stat
 		SystemIdentifier: row.SystemIdentifier, Timeline: row.Timeline, LSN: lsnOf(row.LSN), TxIndex: row.TxIndex,
 		Epoch: row.Epoch, Owner: row.Owner, OwnedSince: timeOf(row.OwnedSince), Events: row.Events, CommitTime: timeOf(row.CommitTime),
 		UpdatedAt: event.Time(row.UpdatedAt), AgeSeconds: seconds(now, row.UpdatedAt),
+	}
+	if row.State != string(StreamGap) && row.State != string(StreamRecovering) {
+		return row.State, nil
+	}
+	progress, err := store.New().RecoveryProgress(ctx, db)
+	if err != nil {
+		return "", fmt.Errorf("read how far the recovery is: %w", err)
+	}
+	s.Stream.Lost, s.Stream.RecoveryRead, s.Stream.RecoveryRows = progress.Problem, progress.RecoveryRead, progress.RecoveryRows
+	if row.State == string(StreamGap) {
+		s.Stream.Mend = capture.GapMend
 	}
 	return row.State, nil
 }

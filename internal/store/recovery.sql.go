@@ -12,6 +12,19 @@ import (
 	"github.com/google/uuid"
 )
 
+const acceptGap = `-- name: AcceptGap :execrows
+UPDATE weir.checkpoint SET state = 'recovering', owner = '', epoch = epoch + 1 WHERE epoch = $1 AND state = 'gap'
+`
+
+// AcceptGap lets workers recover what can be recovered, and go on. 0 rows: it is not the gap any more that somebody looked at.
+func (q *Queries) AcceptGap(ctx context.Context, db DBTX, epoch int64) (int64, error) {
+	result, err := db.Exec(ctx, acceptGap, epoch)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const finishRecovery = `-- name: FinishRecovery :execrows
 UPDATE weir.checkpoint
 SET lsn = '0/0'::pg_lsn + $1::bigint, tx_index = 0, timeline = $2, server = $3, database_system = $4,
@@ -260,6 +273,48 @@ func (q *Queries) KnownEventsOfAnyDay(ctx context.Context, db DBTX, arg KnownEve
 	return items, nil
 }
 
+const listCapturedTables = `-- name: ListCapturedTables :many
+SELECT name, snapshot, joined IS NOT NULL AS joined FROM weir.captured_table ORDER BY name
+`
+
+type ListCapturedTablesRow struct {
+	Name     string
+	Snapshot int32
+	Joined   interface{}
+}
+
+func (q *Queries) ListCapturedTables(ctx context.Context, db DBTX) ([]ListCapturedTablesRow, error) {
+	rows, err := db.Query(ctx, listCapturedTables)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ListCapturedTablesRow{}
+	for rows.Next() {
+		var i ListCapturedTablesRow
+		if err := rows.Scan(&i.Name, &i.Snapshot, &i.Joined); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const newestChangeAge = `-- name: NewestChangeAge :one
+SELECT coalesce(now() - (SELECT commit_time FROM weir.checkpoint), '0 s')::interval AS age
+`
+
+// NewestChangeAge is how long ago the newest ingested change was committed, 0 before the first.
+func (q *Queries) NewestChangeAge(ctx context.Context, db DBTX) (time.Duration, error) {
+	row := db.QueryRow(ctx, newestChangeAge)
+	var age time.Duration
+	err := row.Scan(&age)
+	return age, err
+}
+
 const recoveryProgress = `-- name: RecoveryProgress :one
 SELECT recovery_read, recovery_rows, problem FROM weir.checkpoint
 `
@@ -275,6 +330,19 @@ func (q *Queries) RecoveryProgress(ctx context.Context, db DBTX) (RecoveryProgre
 	var i RecoveryProgressRow
 	err := row.Scan(&i.RecoveryRead, &i.RecoveryRows, &i.Problem)
 	return i, err
+}
+
+const snapshotAgain = `-- name: SnapshotAgain :execrows
+UPDATE weir.captured_table SET joined = NULL, snapshot = snapshot + 1, rows = 0, asked_at = now(), finished_at = NULL
+`
+
+// SnapshotAgain asks for another snapshot of the tables that had one.
+func (q *Queries) SnapshotAgain(ctx context.Context, db DBTX) (int64, error) {
+	result, err := db.Exec(ctx, snapshotAgain)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const tellRecovery = `-- name: TellRecovery :execrows

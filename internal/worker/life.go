@@ -221,7 +221,7 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 	l.queue, err = jobs.New(jobs.Options{
 		Pool: l.pool, Functions: functions, Lease: l.lease, Index: history, Reader: reader, Observers: observers,
 		Redis: l.redis, Results: l.results, Endpoints: l.cfg.Endpoints, ClientID: l.clientID, Documents: l.storeDocument(),
-		SoftStop: l.cfg.ShutdownTimeout.Std(), Logger: l.log,
+		SoftStop: l.cfg.ShutdownTimeout.Std(), RecoveryWindow: l.cfg.Source.Config.WithDefaults().RecoveryWindow.Std(), Logger: l.log,
 		Remains: l.remains, RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
 	})
 	if err != nil {

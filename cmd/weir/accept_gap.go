@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/fraiseql/weir/internal/ops"
+)
+
+func newAcceptGapCommand(a *app) *cobra.Command {
+	var how gapFlags
+	cmd := &cobra.Command{
+		Use:   "accept-gap",
+		Short: "Go on where changes are missing that cannot be made up for",
+		Long: `A slot that is lost is made up for from the change log. What comes not from there, which is changes of source.tables and messages,
+cannot be: the workers capture nothing then, and weir status exits with 5, until somebody has accepted the gap.
+
+Accept-gap says since when changes may be missing. Then workers go on by themselves: they recover what the change log holds, and
+capture from there. With --snapshot, tables that had a snapshot are read again, so that what is in them becomes events once more.`,
+		Args: noArguments,
+		RunE: a.does(func(ctx context.Context, _ []string) error { return a.acceptGap(ctx, how) }),
+	}
+	cmd.Flags().BoolVar(&how.yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&how.dryRun, "dry-run", false, dryRunUsage)
+	cmd.Flags().BoolVar(&how.snapshot, "snapshot", false, "read tables again that had a snapshot")
+	return cmd
+}
+
+type gapFlags struct{ yes, dryRun, snapshot bool }
+
+func (a *app) acceptGap(ctx context.Context, how gapFlags) error {
+	return a.withDatabase(ctx, func(_ *settings, conn *pgx.Conn) error {
+		gap, err := ops.ReadGap(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if gap.Problem == "" || how.dryRun {
+			return a.print(gap, func(w io.Writer) { writeGap(w, gap) })
+		}
+		if !how.yes {
+			writeGap(a.stderr, gap)
+			if err := a.confirm(ctx, false, "go on without these changes"); err != nil {
+				return err
+			}
+		}
+		if err := gap.Accept(ctx, how.snapshot); err != nil {
+			return err
+		}
+		return a.print(gap, func(w io.Writer) {
+			if how.yes {
+				writeGap(w, gap)
+			}
+			if gap.Snapshots > 0 {
+				fmt.Fprintf(w, "%s will be read again.\n", count(gap.Snapshots, "table"))
+			}
+			fmt.Fprintln(w, "The gap is accepted: workers recover what the change log holds, and go on.")
+		})
+	})
+}
+
+func writeGap(w io.Writer, gap *ops.Gap) {
+	if gap.Problem == "" {
+		fmt.Fprintln(w, "there is no gap")
+		return
+	}
+	fmt.Fprintf(w, "Nothing is captured: %s.\n", gap.Problem)
+	if since := time.Time(gap.Since); since.IsZero() {
+		fmt.Fprintln(w, "Changes of tables, and messages, that were committed until workers go on may be missing.")
+	} else {
+		fmt.Fprintf(w, "Changes of tables, and messages, that were committed after %s may be missing, until workers go on.\n",
+			since.UTC().Format(time.RFC3339))
+	}
+	fmt.Fprintf(w, "Found %s.\n", time.Time(gap.FoundAt).UTC().Format(time.RFC3339))
+	if len(gap.Tables) > 0 {
+		fmt.Fprintf(w, "Tables that --snapshot reads again: %s.\n", strings.Join(gap.Tables, ", "))
+	}
+}
