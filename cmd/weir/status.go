@@ -64,6 +64,9 @@ func (a *app) writeStatus(w io.Writer, s *ops.Status) {
 	for _, h := range s.History {
 		t.add(c("history"), historyCell(h, time.Time(s.Time)))
 	}
+	for _, snap := range s.Snapshots {
+		t.add(c("snapshot"), snapshotCell(snap, time.Time(s.Time)))
+	}
 	t.add(c("installation"), c(orDash(s.Installation)))
 	t.add(c("versions"), c(fmt.Sprintf("schema %d, PostgreSQL %s", s.SchemaVersion, s.ServerVersion)))
 	t.write(a, w)
@@ -87,6 +90,13 @@ func slotText(s ops.Stream) string {
 		text += " (" + span(time.Duration(*s.LagSeconds*float64(time.Second))) + ")"
 	}
 	return text + ", holds " + size(s.RetainedBytes) + " of WAL"
+}
+
+func snapshotCell(s ops.Snapshot, now time.Time) cell {
+	if s.Joins == nil {
+		return cell{fmt.Sprintf("%s: asked for %s, has not begun", s.Table, ago(now, s.AskedAt)), yellow}
+	}
+	return cell{fmt.Sprintf("%s: %d rows so far, asked for %s", s.Table, s.Rows, ago(now, s.AskedAt)), yellow}
 }
 
 // lateHistory is a lag that is not the moment which every event takes.

@@ -11,8 +11,10 @@ SELECT EXISTS (SELECT FROM weir.event)::boolean;
 
 -- name: InsertCheckpoint :execrows
 -- InsertCheckpoint is for the first start, and for one that was lost: it changes nothing (0 rows) when there is a checkpoint already.
-INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn, began_at)
-VALUES (@system_identifier, @timeline, @server, @database_system, @installation, @slot, '0/0'::pg_lsn + @lsn::bigint, @began_at)
+-- tables_from is 0 where the publication of the tables is not there, or is perhaps younger than the slot.
+INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn, began_at, tables_from)
+VALUES (@system_identifier, @timeline, @server, @database_system, @installation, @slot, '0/0'::pg_lsn + @lsn::bigint, @began_at,
+        CASE WHEN @tables_from::bigint > 0 THEN '0/0'::pg_lsn + @tables_from::bigint END)
 ON CONFLICT DO NOTHING;
 
 -- name: TakeCheckpoint :one
@@ -27,11 +29,21 @@ RETURNING system_identifier, timeline, server, database_system, installation, sl
 
 -- name: AdoptCheckpoint :execrows
 -- AdoptCheckpoint makes the checkpoint that of another source, for a worker that nobody has fenced since: 0 rows mean that
--- one has come in between.
+-- one has come in between. What it knew of the publication of the tables holds in the same cluster only; tables_from is 0
+-- where nothing new is known.
 UPDATE weir.checkpoint
 SET system_identifier = @system_identifier, timeline = @timeline, server = @server, database_system = @database_system,
     installation = @installation, slot = @slot, lsn = '0/0'::pg_lsn + @lsn::bigint, tx_index = @tx_index, epoch = epoch + 1,
-    owner = '', state = 'streaming', problem = '', began_at = coalesce(sqlc.narg('began_at'), began_at), updated_at = now()
+    owner = '', state = 'streaming', problem = '', began_at = coalesce(sqlc.narg('began_at'), began_at), updated_at = now(),
+    tables_from = CASE
+        WHEN @tables_from::bigint > 0 THEN '0/0'::pg_lsn + @tables_from::bigint
+        WHEN system_identifier = @system_identifier AND tables_from <= '0/0'::pg_lsn + @lsn::bigint THEN tables_from END
+WHERE epoch = @epoch;
+
+-- name: SetTablesFrom :execrows
+-- SetTablesFrom says from where on the publication of the tables can be read; 0: it is not to be.
+UPDATE weir.checkpoint
+SET tables_from = CASE WHEN @tables_from::bigint > 0 THEN '0/0'::pg_lsn + @tables_from::bigint END
 WHERE epoch = @epoch;
 
 -- name: CountUnfinished :one

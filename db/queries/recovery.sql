@@ -10,9 +10,11 @@ RETURNING system_identifier, timeline, server, database_system, installation, sl
 
 -- name: FinishRecovery :execrows
 -- FinishRecovery lets the stream begin at the new slot's point, for the owner of this epoch (0 rows: it is another's by now).
+-- tables_from is 0 where no tables are captured.
 UPDATE weir.checkpoint
 SET lsn = '0/0'::pg_lsn + @lsn::bigint, tx_index = 0, timeline = @timeline, server = @server, database_system = @database_system,
-    state = 'streaming', problem = '', updated_at = now()
+    state = 'streaming', problem = '', updated_at = now(),
+    tables_from = CASE WHEN @tables_from::bigint > 0 THEN '0/0'::pg_lsn + @tables_from::bigint END
 WHERE epoch = @epoch AND state = 'recovering';
 
 -- name: TellRecovery :execrows

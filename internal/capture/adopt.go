@@ -140,7 +140,7 @@ func plan(cfg Config, s *sight, keepSlot bool) (*Adoption, error) {
 	switch {
 	case s.slot == nil:
 		a.Slot, a.Continuous = CreateSlot, false
-	case s.slot.Status == lost, s.tooOld, elsewhere && !keepSlot:
+	case s.slot.Status == lost, s.tooOld, s.tablesGone, elsewhere && !keepSlot:
 		a.Slot, a.Continuous = RecreateSlot, false
 	case cp != nil && s.System == cp.System && s.slot.Confirmed <= cp.Position.LSN && cp.Position.LSN <= s.written:
 		// The slot still has what comes after the checkpoint. On another timeline that may be something else.
@@ -184,6 +184,9 @@ func (a *Adoption) Apply(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg
 		return errors.New("the slot is older than the publication, which was missing: run weir adopt again")
 	}
 	if a.Slot != KeepSlot {
+		if _, _, err := publishTables(ctx, src, cfg); err != nil {
+			return err
+		}
 		if err := a.makeSlot(ctx, src, cfg, logger); err != nil {
 			return err
 		}
@@ -201,6 +204,10 @@ func (a *Adoption) Apply(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg
 // store changes nothing (0) when somebody was quicker.
 func (a *Adoption) store(ctx context.Context, dst store.DBTX, cfg Config) (int64, error) {
 	p := a.Present
+	var tablesFrom int64 // 0: what was known of them holds, or they are read when the next worker has looked at them
+	if a.Slot != KeepSlot && cfg.CapturesTables() {
+		tablesFrom = int64(*p.LSN)
+	}
 	if a.Checkpoint == nil {
 		began := time.Now().Add(-cfg.RecoveryWindow.Std()) // of a slot that is kept
 		if a.began != nil {
@@ -208,12 +215,13 @@ func (a *Adoption) store(ctx context.Context, dst store.DBTX, cfg Config) (int64
 		}
 		return store.New().InsertCheckpoint(ctx, dst, store.InsertCheckpointParams{
 			SystemIdentifier: p.SystemIdentifier, Timeline: p.Timeline, Server: p.Server, DatabaseSystem: p.DatabaseSystem,
-			Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN), BeganAt: began,
+			Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN), BeganAt: began, TablesFrom: tablesFrom,
 		})
 	}
 	return store.New().AdoptCheckpoint(ctx, dst, store.AdoptCheckpointParams{
 		SystemIdentifier: p.SystemIdentifier, Timeline: p.Timeline, Server: p.Server, DatabaseSystem: p.DatabaseSystem,
 		Installation: p.Installation, Slot: p.Slot, LSN: int64(*p.LSN), TxIndex: p.TxIndex, BeganAt: a.began, Epoch: a.epoch,
+		TablesFrom: tablesFrom,
 	})
 }
 

@@ -63,7 +63,7 @@ func PlanAttach(ctx context.Context, conn *pgx.Conn, cfg Config, how Attach) (*A
 	if err := checkUsed(ctx, conn, log); err != nil {
 		return nil, err
 	}
-	rel, err := findRelation(ctx, conn, how.Table)
+	rel, err := findSubject(ctx, conn, how.Table)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func checkUsed(ctx context.Context, conn *pgx.Conn, log Table) error {
 }
 
 // checkTriggers refuses a table whose changes would be logged twice.
-func (r *relation) checkTriggers(ctx context.Context, conn *pgx.Conn, a *Attached) error {
+func (r *subject) checkTriggers(ctx context.Context, conn *pgx.Conn, a *Attached) error {
 	triggers, err := triggersOf(ctx, conn, r.oid)
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func (r *relation) checkTriggers(ctx context.Context, conn *pgx.Conn, a *Attache
 }
 
 // mayAttach looks at what the role lacks.
-func mayAttach(ctx context.Context, conn *pgx.Conn, r *relation, log Table) error {
+func mayAttach(ctx context.Context, conn *pgx.Conn, r *subject, log Table) error {
 	var role string
 	var onTable, onSchema, onLog bool
 	err := conn.QueryRow(ctx, `
@@ -168,7 +168,7 @@ func mayAttach(ctx context.Context, conn *pgx.Conn, r *relation, log Table) erro
 }
 
 // note says what is easily overlooked.
-func (a *Attached) note(r *relation) {
+func (a *Attached) note(r *subject) {
 	notes := []struct {
 		is   bool
 		text string
@@ -178,7 +178,7 @@ func (a *Attached) note(r *relation) {
 		{r.isPartition, "it is a partition: only writes that name it are captured; attach the table that it belongs to for the others"},
 		{r.hasChildren, "tables inherit from it: writes that name one of them are not captured"},
 		{
-			slices.ContainsFunc(r.columns, func(c relationColumn) bool { return c.Name == a.ID && !c.NotNull }),
+			slices.ContainsFunc(r.columns, func(c subjectColumn) bool { return c.Name == a.ID && !c.NotNull }),
 			fmt.Sprintf("column %s may be NULL: changes of such rows become dead letters", a.ID),
 		},
 	}

@@ -33,7 +33,7 @@ func (b *batch) add(d decoded, size int, now time.Time) {
 			// append would grow it by quarters, and leave three times as much garbage as the batch takes in the end.
 			b.changes = slices.Grow(b.changes, batchChanges-n)
 		}
-		b.changes = append(b.changes, *d.change)
+		b.changes = append(append(b.changes, *d.change), d.also...)
 		b.bytes += size
 	case d.heartbeat:
 		b.heartbeat = true

@@ -37,6 +37,7 @@ type start struct {
 	owner      string    // client id of the worker that last took it
 	confirmed  event.LSN // what the slot has been told
 	active     bool      // another worker has the slot
+	tables     bool      // the publication of the tables is to be read, too
 }
 
 // The values of State.
@@ -82,10 +83,15 @@ func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) 
 		case recoverTheLoss, stopAtTheGap:
 			err = s.interrupted(ctx, src, dst, seen, todo)
 		case readOn:
+			if seen.tablesGone { // and not wanted any more, or it would be a gap
+				err = setTablesFrom(ctx, dst, seen.checkpoint, 0)
+				break
+			}
 			s.warnOfTimeline(seen)
 			return start{
 				id: seen.identity.or(seen.checkpoint.identity), checkpoint: seen.checkpoint.Position, epoch: seen.checkpoint.Epoch,
 				owner: seen.checkpoint.Owner, confirmed: seen.slot.Confirmed, active: seen.slot.Active,
+				tables: seen.checkpoint.readsTables(),
 			}, nil
 		}
 		if err != nil {
@@ -103,6 +109,9 @@ func (s *sight) makesSlot(cfg Config) bool {
 
 // firstSlot makes the slot, and returns the time before that, or none when somebody else was first.
 func (s *Stream) firstSlot(ctx context.Context, src *pgx.Conn) (began time.Time, err error) {
+	if _, _, err := publishTables(ctx, src, s.cfg); err != nil { // before the slot, as the change log's
+		return began, err
+	}
 	s.log.Info("creating the replication slot", "slot", s.cfg.Slot)
 	if began, err = clock(ctx, src); err != nil {
 		return began, err
@@ -118,16 +127,19 @@ func (s *Stream) firstSlot(ctx context.Context, src *pgx.Conn) (began time.Time,
 // when the slot was made, so each of those that come after it began, and wrote its rows, after that was begun. Of a slot that was
 // there already it is not known when it was made.
 func (s *Stream) firstCheckpoint(ctx context.Context, src, dst *pgx.Conn, seen *sight, began time.Time) error {
+	first := checkpoint{
+		identity: seen.identity, Slot: string(s.cfg.Slot), Position: event.Position{LSN: seen.slot.Confirmed}, BeganAt: began,
+	}
 	if began.IsZero() {
 		now, err := clock(ctx, src)
 		if err != nil {
 			return err
 		}
-		began = now.Add(-s.cfg.RecoveryWindow.Std())
+		first.BeganAt = now.Add(-s.cfg.RecoveryWindow.Std())
+	} else if s.cfg.CapturesTables() { // their publication was there before the slot
+		first.TablesFrom = first.Position.LSN
 	}
-	return insertCheckpoint(ctx, dst, checkpoint{
-		identity: seen.identity, Slot: string(s.cfg.Slot), Position: event.Position{LSN: seen.slot.Confirmed}, BeganAt: began,
-	})
+	return insertCheckpoint(ctx, dst, first)
 }
 
 // clock is the source's, which is what created_at goes by.
@@ -247,6 +259,7 @@ func insertCheckpoint(ctx context.Context, db store.DBTX, cp checkpoint) error {
 	_, err := store.New().InsertCheckpoint(ctx, db, store.InsertCheckpointParams{
 		SystemIdentifier: cp.System, Timeline: cp.Timeline, Server: cp.Server.String(), DatabaseSystem: cp.Home.String(),
 		Installation: cp.Installation, Slot: cp.Slot, LSN: int64(cp.Position.LSN), BeganAt: cp.BeganAt,
+		TablesFrom: int64(cp.TablesFrom),
 	})
 	if err != nil {
 		return fmt.Errorf("store the first checkpoint: %w", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -70,11 +71,53 @@ func (c *committer) ingest(ctx context.Context, changes []event.Change, end even
 			"event_id", changes[0].ID, "position", changes[0].Position().String(), "error", err)
 		return c.commit(ctx, []event.Change{withoutContents(changes[0], err)}, end, committed)
 	}
-	half := len(changes) / 2
+	half := middle(changes)
+	if half == 0 {
+		return c.ingestTogether(ctx, changes, end, committed, err)
+	}
 	if err := c.ingest(ctx, changes[:half], changes[half-1].Position(), committed); err != nil {
 		return err
 	}
 	return c.ingest(ctx, changes[half:], end, committed)
+}
+
+// middle is where to part changes: as near to the half as leaves together what has one position, since the checkpoint is moved
+// over all of it or none. 0: nowhere.
+func middle(changes []event.Change) int {
+	parts := func(i int) bool {
+		return i > 0 && i < len(changes) && changes[i-1].Position() != changes[i].Position()
+	}
+	half := len(changes) / 2
+	for away := range half + 1 {
+		switch {
+		case parts(half - away):
+			return half - away
+		case parts(half + away):
+			return half + away
+		}
+	}
+	return 0
+}
+
+// ingestTogether commits changes of one position, of which the database has refused one, or several. A single one is found by
+// leaving each in turn without its contents; of several all are.
+func (c *committer) ingestTogether(
+	ctx context.Context, changes []event.Change, end event.Position, committed time.Time, refused error,
+) error {
+	c.log.Warn("the database refuses a change, it becomes a dead letter",
+		"event_id", changes[0].ID, "position", changes[0].Position().String(), "error", refused)
+	for i := range changes {
+		without := slices.Clone(changes)
+		without[i] = withoutContents(changes[i], refused)
+		if err := c.commit(ctx, without, end, committed); err == nil || !Refused(err) {
+			return err
+		}
+	}
+	without := make([]event.Change, len(changes))
+	for i := range changes {
+		without[i] = withoutContents(changes[i], refused)
+	}
+	return c.commit(ctx, without, end, committed)
 }
 
 // commit is the transaction that the guarantees rest on: compare-and-swap of the checkpoint on position and epoch,

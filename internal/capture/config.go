@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -25,6 +26,8 @@ type Config struct {
 	Publication Name `yaml:"publication,omitempty"`
 	// ChangeLog is the change log's table. Default: core.tb_entity_change_log; "" for none.
 	ChangeLog *Table `yaml:"change_log,omitempty"`
+	// Tables are captured directly, without a change log.
+	Tables []CapturedTable `yaml:"tables,omitempty"`
 	// Lease is how long an owner of the stream may hang, or be cut off, until another worker has taken over. At least 6s.
 	// Default: 10s.
 	Lease setting.Duration `yaml:"lease,omitempty"`
@@ -45,16 +48,20 @@ func (c Config) WithDefaults() Config {
 	if c.ChangeLog == nil {
 		c.ChangeLog = &Table{Schema: "core", Name: "tb_entity_change_log"}
 	}
+	c.Tables = slices.Clone(c.Tables)
+	for i := range c.Tables {
+		c.Tables[i] = c.Tables[i].withDefaults()
+	}
 	return c
 }
 
-// Check refuses a lease that a healthy owner could overrun.
-func (c Config) Check(value func(key string) ast.Node) error {
+// Check finds a lease that a healthy owner could overrun, and what is wrong in several keys together.
+func (c *Config) Check(value func(key string) ast.Node) error {
 	if c.Lease != 0 && c.Lease.Std() < MinLease {
 		return setting.ErrorAt(value("lease"), "a lease of %s is too short: expected at least %s, since an owner renews it every 2s "+
 			"and may take 2s for that", c.Lease, setting.Duration(MinLease))
 	}
-	return nil
+	return c.checkTables(value)
 }
 
 // Name is the name of a slot or a publication: what PostgreSQL allows for a slot, so that it never needs quotes.

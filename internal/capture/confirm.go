@@ -51,6 +51,16 @@ func (c *confirmations) confirm(heard event.LSN) confirmed {
 	return c.ready
 }
 
+// newest is the newest position that is stored, whether it may be told or not.
+func (c *confirmations) newest() confirmed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.waiting); n > 0 {
+		return c.waiting[n-1].pos
+	}
+	return c.ready
+}
+
 // copiedToStandbys says whether the slot is one that standbys keep a copy of (PostgreSQL 17).
 func copiedToStandbys(ctx context.Context, src *pgx.Conn, slot Name) (copied bool, err error) {
 	err = src.QueryRow(ctx, `

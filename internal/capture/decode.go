@@ -11,30 +11,42 @@ import (
 	"github.com/fraiseql/weir/internal/event"
 )
 
-// heartbeatPrefix marks our own message; messages with other prefixes are counted and ignored.
+// heartbeatPrefix marks our own message; messages with prefixes other than this and eventPrefix are counted and ignored.
 const heartbeatPrefix = "weir.heartbeat"
 
 // decoder turns pgoutput messages (protocol version 1, text format) into changes and keeps the place in commit order.
 // Protocol: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 type decoder struct {
 	changeLog Table
+	system    string                          // the cluster's system identifier, part of the identity of what is not in the change log
+	stray     func()                          // told of each message with our prefix that no transaction holds
 	relations map[uint32][]func(*row) *[]byte // by relation id, a column's field or nil; nil: not the change log
+
+	cfg            Config // its tables
+	types          *typeBook
+	tables         map[uint32]*relation // by relation id, those of cfg
+	joined         map[Table]event.LSN  // what of a table was committed before it came with a snapshot
+	oldRow, newRow []datum              // used again for each change
 
 	open      bool // between Begin and Commit
 	committed time.Time
 	pos       event.Position
 }
 
-// decoded is what one message amounts to; at most one of its fields is set.
+// decoded is what one message amounts to: nothing, a change, or a heartbeat.
 type decoded struct {
 	change    *event.Change
+	also      []event.Change // at the same place: never parted from change
 	heartbeat bool
 }
 
 var errTruncated = errors.New("pgoutput message ends early")
 
-func newDecoder(changeLog Table) *decoder {
-	return &decoder{changeLog: changeLog, relations: map[uint32][]func(*row) *[]byte{}}
+func newDecoder(cfg Config, system string, ask session) *decoder {
+	return &decoder{
+		changeLog: *cfg.ChangeLog, system: system, stray: func() {}, relations: map[uint32][]func(*row) *[]byte{},
+		cfg: cfg, types: newTypeBook(ask), tables: map[uint32]*relation{},
+	}
 }
 
 // decode reads one message and moves the position. Everything that the message holds is copied.
@@ -46,9 +58,18 @@ func (d *decoder) decode(wal []byte, after event.Position) (decoded, error) {
 	case pglogrepl.MessageTypeInsert:
 		d.pos.Index++
 		return d.insert(wal[1:], after)
-	case pglogrepl.MessageTypeUpdate, pglogrepl.MessageTypeDelete, pglogrepl.MessageTypeTruncate:
+	case pglogrepl.MessageTypeUpdate:
 		d.pos.Index++
-		return decoded{}, nil
+		return d.table(event.Update, wal[1:], after)
+	case pglogrepl.MessageTypeDelete:
+		d.pos.Index++
+		return d.table(event.Delete, wal[1:], after)
+	case pglogrepl.MessageTypeTruncate:
+		d.pos.Index++
+		if d.pos.Compare(after) <= 0 {
+			return decoded{}, nil
+		}
+		return d.truncated(wal[1:])
 	case pglogrepl.MessageTypeMessage:
 		return d.message(wal, after)
 	case pglogrepl.MessageTypeBegin:
@@ -97,12 +118,23 @@ func (d *decoder) message(wal []byte, after event.Position) (decoded, error) {
 	if err := parse(&m, wal[1:]); err != nil {
 		return decoded{}, fmt.Errorf("decode Message: %w", err)
 	}
-	if !m.Transactional {
-		return decoded{}, nil // outside of any transaction: it has no place in commit order
+	if !m.Transactional { // it has no place in commit order
+		if m.Prefix == eventPrefix {
+			d.stray()
+		}
+		return decoded{}, nil
 	}
 	d.pos.Index++
-	// One that is sent again would take the checkpoint back to it.
-	return decoded{heartbeat: m.Prefix == heartbeatPrefix && d.pos.Compare(after) > 0}, nil
+	switch {
+	case d.pos.Compare(after) <= 0: // a heartbeat that is sent again would take the checkpoint back to it
+		return decoded{}, nil
+	case m.Prefix == heartbeatPrefix:
+		return decoded{heartbeat: true}, nil
+	case m.Prefix == eventPrefix:
+		c := d.customEvent(m.Content)
+		return decoded{change: &c}, nil
+	}
+	return decoded{}, nil
 }
 
 func (d *decoder) relation(wal []byte) error {
@@ -110,8 +142,13 @@ func (d *decoder) relation(wal []byte) error {
 	if err := parse(&m, wal[1:]); err != nil {
 		return fmt.Errorf("decode Relation: %w", err)
 	}
-	if (Table{Schema: m.Namespace, Name: m.RelationName}) != d.changeLog {
+	name := Table{Schema: m.Namespace, Name: m.RelationName}
+	delete(d.tables, m.RelationID)
+	if name != d.changeLog {
 		d.relations[m.RelationID] = nil
+		if t := d.cfg.captured(name); t != nil {
+			return d.announce(&m, *t)
+		}
 		return nil
 	}
 	fields := make([]func(*row) *[]byte, len(m.Columns))
@@ -133,7 +170,10 @@ func (d *decoder) insert(b []byte, after event.Position) (decoded, error) {
 	if !known {
 		return decoded{}, fmt.Errorf("pgoutput Insert of relation %d that was not announced", id)
 	}
-	if fields == nil || d.pos.Compare(after) <= 0 {
+	if fields == nil {
+		return d.table(event.Insert, b, after)
+	}
+	if d.pos.Compare(after) <= 0 {
 		return decoded{}, nil
 	}
 	if b[4] != 'N' {

@@ -24,7 +24,7 @@ type Detached struct {
 
 // PlanDetach finds what attach has made of a table, and changes nothing. There may be nothing.
 func PlanDetach(ctx context.Context, conn *pgx.Conn, name string, wait time.Duration) (*Detached, error) {
-	r, err := findRelation(ctx, conn, name)
+	r, err := findSubject(ctx, conn, name)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,9 @@ import "github.com/fraiseql/weir/internal/event"
 type Decoder struct{ d *decoder }
 
 // NewDecoder decodes rows of this table.
-func NewDecoder(changeLog Table) Decoder { return Decoder{newDecoder(changeLog)} }
+func NewDecoder(changeLog Table) Decoder {
+	return Decoder{newDecoder(Config{ChangeLog: &changeLog}, "1", nil)}
+}
 
 // Decode returns the change of a message, nil when it is none.
 func (d Decoder) Decode(message []byte) (*event.Change, error) {

@@ -106,6 +106,7 @@ type sight struct {
 	used       bool        // schema weir holds events, so there was one
 	tooOld     bool        // the slot, for its publication; only a probe, or an attempt to read it, finds out
 	branch     event.LSN   // where the source's timeline left the checkpoint's; 0: it is the same, or does not come of it
+	tablesGone bool        // the publication of the tables is not there, and the checkpoint goes on with it
 }
 
 // look reads slot, events, checkpoint and identity, in this order: the checkpoint is never behind what the slot was told,
@@ -136,6 +137,13 @@ func look(ctx context.Context, src *pgx.Conn, dst store.DBTX, cfg Config, instal
 	}
 	seen := &sight{slot: slot, checkpoint: cp, used: used}
 	seen.Installation = installation
+	if cp != nil && cp.TablesFrom > 0 {
+		p, err := readPublished(ctx, src, cfg.tablesPublication())
+		if err != nil {
+			return nil, fmt.Errorf("read publication %s: %w", cfg.tablesPublication(), err)
+		}
+		seen.tablesGone = p == nil
+	}
 	if err := seen.identify(ctx, src, dst); err != nil {
 		return nil, err
 	}

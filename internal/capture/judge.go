@@ -82,7 +82,7 @@ func judge(cfg Config, s *sight) (ruling, error) {
 	switch {
 	case why == "":
 		return ruling{verdict: readOn}, nil
-	case losesForGood(cfg, s.checkpoint):
+	case losesForGood(cfg):
 		return ruling{stopAtTheGap, why, problem}, nil
 	default:
 		return ruling{recoverTheLoss, why, problem}, nil
@@ -90,12 +90,9 @@ func judge(cfg Config, s *sight) (ruling, error) {
 }
 
 // losesForGood says that the stream carries what the change log does not hold, so that it cannot be made up for.
-func losesForGood(cfg Config, cp *checkpoint) bool {
-	return capturesTables(cfg) || cp.TablesFrom != 0 || *cfg.ChangeLog == (Table{})
+func losesForGood(cfg Config) bool {
+	return cfg.CapturesTables() || *cfg.ChangeLog == (Table{})
 }
-
-// capturesTables says that tables are captured directly.
-func capturesTables(Config) bool { return false }
 
 // discontinuity is why the slot does not have all that comes after the checkpoint, "" when it does.
 func (s *sight) discontinuity(cfg Config) (why cause, problem string) {
@@ -112,6 +109,9 @@ func (s *sight) discontinuity(cfg Config) (why cause, problem string) {
 		return slotAhead, fmt.Sprintf("slot %s is at %s, past the checkpoint at %s", cfg.Slot, s.slot.Confirmed, cp.Position.LSN)
 	case s.tooOld:
 		return slotTooOldFor, tooYoung(cfg).Problem
+	case s.tablesGone && (cfg.CapturesTables() || cp.Position.Index > 0):
+		return slotTooOldFor, fmt.Sprintf("publication %s is gone: what has been written to the tables since cannot be read",
+			cfg.tablesPublication())
 	}
 	return "", ""
 }

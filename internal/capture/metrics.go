@@ -18,6 +18,9 @@ type metrics struct {
 	takeovers  *prometheus.CounterVec
 	recoveries *prometheus.CounterVec
 	recovered  *prometheus.CounterVec
+	strays     prometheus.Counter
+
+	snapshotRows prometheus.Counter
 
 	walEnd      atomic.Uint64 // newest WAL position that the server told
 	stored      atomic.Uint64 // the checkpoint's LSN
@@ -63,6 +66,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "weir_recovery_rows_total",
 			Help: "Rows of the change log that recoveries looked at: ingested now (recovered), earlier (known), or of a forgotten entity.",
 		}, []string{"result"}),
+		strays: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_capture_stray_messages_total",
+			Help: "Messages with prefix weir that were emitted outside of their transaction and are ignored.",
+		}),
+		snapshotRows: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_snapshot_rows_total", Help: "Rows of directly captured tables that a snapshot has made events of.",
+		}),
 	}
 	for _, why := range causes() {
 		m.recoveries.WithLabelValues(string(why))
@@ -79,7 +89,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.takeovers.WithLabelValues(takenVacant)
 	m.changes.WithLabelValues("event")
 	m.changes.WithLabelValues("rejected")
-	reg.MustRegister(m.changes, m.bytes, m.batch, m.commit, m.reconnects, m.takeovers, m.recoveries, m.recovered,
+	reg.MustRegister(m.changes, m.bytes, m.batch, m.commit, m.reconnects, m.takeovers, m.recoveries, m.recovered, m.strays,
+		m.snapshotRows,
 		gauge("weir_capture_lag_bytes", "WAL between the checkpoint and the newest position that the server told.", m.lagBytes),
 		gauge("weir_capture_lag_seconds",
 			"Age of the oldest change that was received and is not stored yet; 0 when there is none.", m.lagSeconds),

@@ -73,6 +73,11 @@ type Stream struct {
 	// blind is the epoch at which the slot was found to be too old for its publication, -1: none. The recovery from it makes the
 	// slot again, and raises the epoch.
 	blind int64
+	// tablesAfter is a transaction that is younger than the publication of the tables; 0: not known.
+	tablesAfter int64
+	// snapshotAfter is a transaction that is younger than those that a snapshot waits for.
+	snapshotAfter int64
+	strays        sync.Once
 
 	mu     sync.Mutex // guards the rest
 	health Health
@@ -148,6 +153,9 @@ func (s *Stream) Run(ctx context.Context) error {
 			return nil //nolint:nilerr // a stop that was asked for; what it broke off is no error
 		case errors.As(err, &setup):
 			return err
+		case errors.Is(err, errTurn):
+			backoff, logged = firstBackoff, ""
+			continue
 		case errors.Is(err, errStandby):
 			s.standBy()
 			backoff, logged = firstBackoff, ""
@@ -245,7 +253,7 @@ func (s *Stream) startReplication(ctx context.Context, start start) (*pgconn.PgC
 	err = pglogrepl.StartReplication(ctx, repl, string(s.cfg.Slot), from, pglogrepl.StartReplicationOptions{
 		Mode: pglogrepl.LogicalReplication,
 		PluginArgs: []string{
-			"proto_version '1'", fmt.Sprintf("publication_names '%s'", s.cfg.Publication), "messages 'true'",
+			"proto_version '1'", fmt.Sprintf("publication_names '%s'", s.cfg.publications(start.tables)), "messages 'true'",
 		},
 	})
 	if err == nil {
@@ -287,6 +295,8 @@ func (s *Stream) take(ctx context.Context, src, dst *pgx.Conn, start start) (*ch
 		return nil, fmt.Errorf("slot %s is gone: %w", s.cfg.Slot, errChanged)
 	case slot.Confirmed > cp.Position.LSN:
 		return nil, fmt.Errorf("slot %s was moved to %s: %w", s.cfg.Slot, slot.Confirmed, errChanged)
+	case cp.readsTables() != start.tables:
+		return nil, fmt.Errorf("the publications to be read are others: %w", errChanged)
 	}
 	return cp, nil
 }
@@ -302,6 +312,10 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 		return err
 	}
 	s.hear(time.Now())
+	tables, err := s.takeTables(ctx, src, dst, cp)
+	if err != nil {
+		return err
+	}
 	s.setHealth(Streaming, nil)
 	defer s.setHealth(Connecting, nil)
 	if before := start.owner; before != "" && before != s.opts.ClientID {
@@ -317,9 +331,20 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	s.metrics.stored.Store(uint64(start.confirmed))
 	s.metrics.storedAt.Store(cp.Stored.UnixNano())
 	batches := make(chan *batch)
+	dec := newDecoder(s.cfg, cp.System, sessions(ctx, s.connectSource))
+	dec.stray = s.stray
+	if !tables.read { // the change log's publication may hold some of them, too
+		dec.cfg.Tables = nil
+	}
 	reader := stream{
-		cfg: s.cfg, conn: repl, dec: newDecoder(*s.cfg.ChangeLog), after: cp.Position, batches: batches, stored: stored,
+		cfg: s.cfg, conn: repl, dec: dec, after: cp.Position, batches: batches, stored: stored, turn: tables.turn,
 		every: statusEvery(timeout), rarely: rarely(timeout), silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
+	}
+	snapshotWaits := false
+	if tables.read {
+		if snapshotWaits, err = s.takeSnapshots(ctx, src, dst, cp, &reader); err != nil {
+			return err
+		}
 	}
 	writer := committer{
 		conn: dst, sink: s.opts.Sink, committed: s.opts.Committed, epoch: cp.Epoch, pos: cp.Position, stored: stored,
@@ -336,6 +361,12 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	group.Go(func() error { return reader.run(ctx) })
 	group.Go(func() error { return writer.run(ctx, batches) })
 	group.Go(func() error { return beat.run(ctx) })
+	if tables.pending {
+		group.Go(func() error { return s.awaitOlder(ctx, s.tablesAfter, "the tables") })
+	}
+	if snapshotWaits {
+		group.Go(func() error { return s.awaitOlder(ctx, s.snapshotAfter, "the snapshot") })
+	}
 	err = group.Wait()
 	if errors.Is(err, errTooYoung) {
 		s.blind = cp.Epoch
@@ -346,6 +377,20 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 		s.silences = 0
 	}
 	return err
+}
+
+func (s *Stream) connectSource(ctx context.Context) (*pgx.Conn, error) {
+	return sourceConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
+}
+
+// stray counts a message that is no event because it has no place in commit order: it is sent at once, whether its
+// transaction commits or not.
+func (s *Stream) stray() {
+	s.metrics.strays.Inc()
+	s.strays.Do(func() {
+		s.log.Warn("a message with prefix weir was emitted outside of its transaction and is ignored: emit it with true as " +
+			"the first argument of pg_logical_emit_message")
+	})
 }
 
 func closeConn(ctx context.Context, conn *pgx.Conn) {

@@ -57,7 +57,7 @@ const (
 )
 
 // probeSlot has the server decode the next changes of a slot that nobody reads. It consumes nothing.
-func probeSlot(ctx context.Context, src *pgx.Conn, cfg Config, limit time.Duration) legibility {
+func probeSlot(ctx context.Context, src *pgx.Conn, cfg Config, publications string, limit time.Duration) legibility {
 	warned := false
 	session := src.Config()
 	session.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { warned = warned || saysTooYoung((*pgconn.PgError)(n)) }
@@ -70,7 +70,7 @@ func probeSlot(ctx context.Context, src *pgx.Conn, cfg Config, limit time.Durati
 	defer closeConn(ctx, conn)
 	_, err = conn.Exec(ctx, `
 		SELECT count(*) FROM pg_logical_slot_peek_binary_changes($1, NULL, $2, 'proto_version', '1', 'publication_names', $3)`,
-		string(cfg.Slot), probeChanges, string(cfg.Publication))
+		string(cfg.Slot), probeChanges, publications)
 	var said *pgconn.PgError
 	switch {
 	case warned, errors.As(err, &said) && saysTooYoung(said):
@@ -87,5 +87,6 @@ func (s *sight) probe(ctx context.Context, src *pgx.Conn, cfg Config, limit time
 	if s.slot == nil || s.slot.Active || s.slot.Status == lost || s.slot.beingMade() || s.slot.usable(cfg, s.database, true) != nil {
 		return
 	}
-	s.tooOld = probeSlot(ctx, src, cfg, limit) == slotTooOld
+	tables := s.checkpoint != nil && s.checkpoint.readsTables() && !s.tablesGone
+	s.tooOld = probeSlot(ctx, src, cfg, cfg.publications(tables), limit) == slotTooOld
 }

@@ -135,6 +135,9 @@ func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, t
 	if err := endSessions(ctx, dead, src); err != nil {
 		return err
 	}
+	if _, _, err := publishTables(ctx, src, s.cfg); err != nil { // before the slot
+		return err
+	}
 	repl, made, err := s.renewSlot(ctx, src, seen)
 	if err != nil {
 		return err
@@ -217,8 +220,13 @@ func (s *Stream) renewSlot(ctx context.Context, src *pgx.Conn, seen *sight) (*pg
 
 func (s *Stream) finishRecovery(ctx context.Context, dst *pgx.Conn, seen *sight, epoch int64, point event.LSN) error {
 	id := seen.identity.or(seen.checkpoint.identity)
+	var tablesFrom event.LSN
+	if s.cfg.CapturesTables() {
+		tablesFrom = point
+	}
 	moved, err := store.New().FinishRecovery(ctx, dst, store.FinishRecoveryParams{
 		LSN: int64(point), Timeline: id.Timeline, Server: id.Server.String(), DatabaseSystem: id.Home.String(), Epoch: epoch,
+		TablesFrom: int64(tablesFrom),
 	})
 	if err == nil && moved != 1 {
 		err = errFenced

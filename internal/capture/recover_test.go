@@ -352,7 +352,8 @@ func (r *rig) loseSlot() {
 func TestGap(t *testing.T) {
 	t.Parallel()
 	r := stopped(t, 1)
-	r.exec("UPDATE weir.checkpoint SET tables_from = '0/1'")
+	r.exec("CREATE TABLE public.orders (id uuid PRIMARY KEY)")
+	r.cfg.Tables = []capture.CapturedTable{{Table: capture.Table{Schema: "public", Name: "orders"}}}
 	r.dropSlot()
 	r.write(2, 2)
 	r.reg = prometheus.NewRegistry()

@@ -103,7 +103,10 @@ func setSession(cfg *pgconn.Config, clientID string) {
 	cfg.RuntimeParams["datestyle"] = "ISO"
 	cfg.RuntimeParams["timezone"] = "UTC"
 	cfg.RuntimeParams["client_encoding"] = "UTF8"
-	cfg.RuntimeParams["statement_timeout"] = "0" // making a slot takes as long as others leave transactions open
+	cfg.RuntimeParams["intervalstyle"] = "postgres" // the values of tables are in the forms that to_jsonb has by default
+	cfg.RuntimeParams["bytea_output"] = "hex"
+	cfg.RuntimeParams["extra_float_digits"] = "1" // the shortest form that is exact
+	cfg.RuntimeParams["statement_timeout"] = "0"  // making a slot takes as long as others leave transactions open
 }
 
 // Preflight is what `weir doctor` looks at in the source. The configuration has its defaults filled in.
@@ -115,6 +118,8 @@ func Preflight() []Check {
 		{"replication privilege", checkPrivilege},
 		{"change log", checkChangeLog},
 		{"publication", checkPublication},
+		{"captured tables", checkTables},
+		{"publication of the tables", checkTablesPublication},
 		{"replication slot", checkSlot},
 	}
 }
@@ -429,7 +434,7 @@ func createPublication(ctx context.Context, conn *pgx.Conn, cfg Config) (tooOld 
 		return false, err
 	}
 	if slot != nil && slot.Status != lost {
-		switch probeSlot(ctx, conn, cfg, probeAtStart) {
+		switch probeSlot(ctx, conn, cfg, cfg.publications(false), probeAtStart) {
 		case slotTooOld:
 			tooOld = true
 		case slotUnknown: // somebody else is looking, too

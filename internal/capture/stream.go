@@ -89,6 +89,7 @@ type stream struct {
 	every   time.Duration  // between two status messages; see statusEvery
 	rarely  time.Duration  // between two to a server that is silent; see statusDue
 	silence time.Duration  // see silenceLimit
+	turn    event.LSN      // where to stop and go on with other publications; 0: nowhere
 	metrics *metrics
 
 	open       *batch
@@ -116,7 +117,7 @@ func (s *stream) run(ctx context.Context) error {
 		}
 		msg, err := s.conn.ReceiveMessage(context.WithoutCancel(ctx))
 		if err == nil {
-			err = s.handle(msg)
+			err = s.handle(ctx, msg)
 		} else if pgconn.Timeout(err) {
 			err = nil
 		}
@@ -153,12 +154,12 @@ func (s *stream) tend(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-func (s *stream) handle(msg pgproto3.BackendMessage) error {
+func (s *stream) handle(ctx context.Context, msg pgproto3.BackendMessage) error {
 	now := time.Now()
 	s.lastHeard = now
 	switch m := msg.(type) {
 	case *pgproto3.CopyData:
-		return s.copyData(m.Data, now)
+		return s.copyData(ctx, m.Data, now)
 	case *pgproto3.ErrorResponse:
 		said := pgconn.ErrorResponseToPgError(m)
 		if saysTooYoung(said) {
@@ -177,7 +178,7 @@ func (s *stream) handle(msg pgproto3.BackendMessage) error {
 	}
 }
 
-func (s *stream) copyData(data []byte, now time.Time) error {
+func (s *stream) copyData(ctx context.Context, data []byte, now time.Time) error {
 	if len(data) == 0 {
 		return errTruncated
 	}
@@ -199,6 +200,12 @@ func (s *stream) copyData(data []byte, now time.Time) error {
 		}
 		s.hears(x.ServerWALEnd)
 		s.metrics.bytes.Add(float64(len(x.WALData)))
+		switch turns, err := s.turns(x.WALData); {
+		case err != nil:
+			return err
+		case turns:
+			return s.turnOver(ctx)
+		}
 		d, err := s.dec.decode(x.WALData, s.after)
 		if err != nil {
 			return err
@@ -273,4 +280,21 @@ func (s *stream) sendStatus(ctx context.Context, now time.Time, force bool) erro
 		ClientTime:     now,
 		ReplyRequested: now.Sub(s.lastHeard) > silenceProbe,
 	})
+}
+
+// hold keeps the connection, and with it the stream, for us while nothing is read from it, until the context ends.
+func (s *stream) hold(ctx context.Context) error {
+	tick := time.NewTicker(s.every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			s.lastHeard = now // the silence is ours
+			if err := s.sendStatus(ctx, now, true); err != nil && ctx.Err() == nil {
+				return err
+			}
+		}
+	}
 }

@@ -36,7 +36,7 @@ type tableSink struct {
 }
 
 const sinkTable = `CREATE TABLE ingested (n bigint GENERATED ALWAYS AS IDENTITY, pk bigint, object_id text, type text,
-	data text, lsn pg_lsn, tx_index bigint, reason text, at text)`
+	data text, lsn pg_lsn, tx_index bigint, reason text, at text, event text)`
 
 func (s *tableSink) Commit(ctx context.Context, tx pgx.Tx, batch []event.Change) error {
 	if s.before != nil {
@@ -54,11 +54,15 @@ func (s *tableSink) Commit(ctx context.Context, tx pgx.Tx, batch []event.Change)
 			return err
 		}
 	}
-	columns := []string{"pk", "object_id", "type", "data", "lsn", "tx_index", "reason", "at"}
+	columns := []string{"pk", "object_id", "type", "data", "lsn", "tx_index", "reason", "at", "event"}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"public", "ingested"}, columns,
 		pgx.CopyFromSlice(len(batch), func(i int) ([]any, error) {
 			c := batch[i]
-			return []any{c.PK, c.EntityID, string(c.Type), string(c.Data), int64(c.LSN), c.TxIndex, c.Reason, c.Timestamp.String()}, nil
+			whole, err := c.JSON()
+			if err != nil {
+				return nil, err
+			}
+			return []any{c.PK, c.EntityID, string(c.Type), string(c.Data), int64(c.LSN), c.TxIndex, c.Reason, c.Timestamp.String(), string(whole)}, nil
 		}))
 	return err
 }

@@ -26,7 +26,7 @@ const (
 // Types lists every event type.
 func Types() []Type { return []Type{Insert, Update, Delete, Custom} }
 
-// Event is the JSON form of a change. Its keys, all of them always present, are the contract with receivers
+// Event is the JSON form of a change. Its keys, all but the last always present, are the contract with receivers
 // (FraiseQL's keys first, Weir's after them). Raw JSON fields are kept as PostgreSQL wrote them, so that every digit of
 // a number survives.
 type Event struct {
@@ -50,6 +50,10 @@ type Event struct {
 	CommitTime    Time            `json:"commit_time"`    // from the Begin message: the true one
 	LSN           LSN             `json:"lsn"`            // of the commit, as in Position
 	TraceContext  json.RawMessage `json:"trace_context"`
+
+	// UnchangedFields are large columns of a directly captured table that an UPDATE left as they were, and whose values
+	// PostgreSQL therefore did not write down: data lacks them. It is the one key that is only there when it says something.
+	UnchangedFields []string `json:"unchanged_fields,omitempty"`
 
 	// PK is the change log's pk_entity_change_log, 0 for an event without a row there. With ID it identifies the
 	// event: the change log's id has no unique index. It is not part of the JSON.

@@ -31,6 +31,10 @@ func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) err
 	if job.Args.Observer != "" {
 		return w.rematch(ctx, job)
 	}
+	if job.Args.PK == 0 {
+		return w.bury(ctx, job, "no_row", errors.New(job.Args.Reason+" (it has no row in the change log that could be read again: "+
+			"send it again in a corrected form, or remove the dead letter)"))
+	}
 	c, err := w.reader.Read(ctx, job.Args.PK, job.Args.position(), job.Args.CommitTime)
 	switch {
 	case errors.Is(err, capture.ErrRowGone):

@@ -33,6 +33,8 @@ type Status struct {
 	Workers      []Worker    `json:"workers"`
 	Queues       []Queue     `json:"queues"`
 	DeadLetters  []DeadCount `json:"dead_letters"`
+	// Snapshots are those of directly captured tables that are under way.
+	Snapshots []Snapshot `json:"snapshots"`
 	// History is how far each store of the history is that is in use.
 	History []HistoryStatus `json:"history"`
 	// Breakers are the circuit breakers that are not closed, and Gone the actions that are disabled: see Breakers.
@@ -181,6 +183,9 @@ func ReadStatus(ctx context.Context, db DB, source store.DBTX, cfg capture.Confi
 		return nil, err
 	}
 	if err := s.readWork(ctx, db); err != nil {
+		return nil, err
+	}
+	if s.Snapshots, err = readSnapshots(ctx, db, cfg); err != nil {
 		return nil, err
 	}
 	return s, nil

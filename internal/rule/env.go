@@ -74,7 +74,7 @@ func fieldKind(name string) (kind, bool) {
 		return kindString, true
 	case "duration_ms", "seq":
 		return kindNumber, true
-	case "updated_fields":
+	case "updated_fields", "unchanged_fields":
 		return kindList, true
 	case "data", "changes", "trace_context":
 		return kindAny, true
@@ -87,7 +87,7 @@ func fieldKind(name string) (kind, bool) {
 var fieldNames = []string{
 	"id", "event_type", "entity_type", "entity_id", "data", "changes", "user_id", "tenant_id", "timestamp",
 	"duration_ms", "seq", "actor_type", "acting_for", "schema_version", "cdc_source", "updated_fields", "commit_time",
-	"lsn", "trace_context",
+	"lsn", "trace_context", "unchanged_fields",
 }
 
 // field is the value of a field of the event.
@@ -132,6 +132,8 @@ func (e *Env) field(name string) (any, error) {
 		return intOrNull(ev.Seq), nil
 	case "updated_fields":
 		return listOrNull(ev.UpdatedFields), nil
+	case "unchanged_fields":
+		return listOrNull(ev.UnchangedFields), nil
 	default:
 		return nil, fmt.Errorf("the event has no field %q", name)
 	}
@@ -188,6 +190,10 @@ func (e *Env) key(name string) (any, error) {
 		return nil, err
 	}
 	v, ok := object[name]
+	if !ok && slices.Contains(e.event.UnchangedFields, name) {
+		return nil, fmt.Errorf("data has no %q: it is large and was not changed, so PostgreSQL did not write it down; with "+
+			"ALTER TABLE … REPLICA IDENTITY FULL it does", name)
+	}
 	if !ok {
 		return nil, fmt.Errorf("data has no key %q%s; has_field('%s') asks without an error",
 			name, suggestion(name, object, fieldNames), name)

@@ -14,8 +14,11 @@ const adoptCheckpoint = `-- name: AdoptCheckpoint :execrows
 UPDATE weir.checkpoint
 SET system_identifier = $1, timeline = $2, server = $3, database_system = $4,
     installation = $5, slot = $6, lsn = '0/0'::pg_lsn + $7::bigint, tx_index = $8, epoch = epoch + 1,
-    owner = '', state = 'streaming', problem = '', began_at = coalesce($9, began_at), updated_at = now()
-WHERE epoch = $10
+    owner = '', state = 'streaming', problem = '', began_at = coalesce($9, began_at), updated_at = now(),
+    tables_from = CASE
+        WHEN $10::bigint > 0 THEN '0/0'::pg_lsn + $10::bigint
+        WHEN system_identifier = $1 AND tables_from <= '0/0'::pg_lsn + $7::bigint THEN tables_from END
+WHERE epoch = $11
 `
 
 type AdoptCheckpointParams struct {
@@ -28,11 +31,13 @@ type AdoptCheckpointParams struct {
 	LSN              int64
 	TxIndex          int64
 	BeganAt          *time.Time
+	TablesFrom       int64
 	Epoch            int64
 }
 
 // AdoptCheckpoint makes the checkpoint that of another source, for a worker that nobody has fenced since: 0 rows mean that
-// one has come in between.
+// one has come in between. What it knew of the publication of the tables holds in the same cluster only; tables_from is 0
+// where nothing new is known.
 func (q *Queries) AdoptCheckpoint(ctx context.Context, db DBTX, arg AdoptCheckpointParams) (int64, error) {
 	result, err := db.Exec(ctx, adoptCheckpoint,
 		arg.SystemIdentifier,
@@ -44,6 +49,7 @@ func (q *Queries) AdoptCheckpoint(ctx context.Context, db DBTX, arg AdoptCheckpo
 		arg.LSN,
 		arg.TxIndex,
 		arg.BeganAt,
+		arg.TablesFrom,
 		arg.Epoch,
 	)
 	if err != nil {
@@ -199,8 +205,9 @@ func (q *Queries) GetCheckpoint(ctx context.Context, db DBTX) (GetCheckpointRow,
 }
 
 const insertCheckpoint = `-- name: InsertCheckpoint :execrows
-INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn, began_at)
-VALUES ($1, $2, $3, $4, $5, $6, '0/0'::pg_lsn + $7::bigint, $8)
+INSERT INTO weir.checkpoint (system_identifier, timeline, server, database_system, installation, slot, lsn, began_at, tables_from)
+VALUES ($1, $2, $3, $4, $5, $6, '0/0'::pg_lsn + $7::bigint, $8,
+        CASE WHEN $9::bigint > 0 THEN '0/0'::pg_lsn + $9::bigint END)
 ON CONFLICT DO NOTHING
 `
 
@@ -213,9 +220,11 @@ type InsertCheckpointParams struct {
 	Slot             string
 	LSN              int64
 	BeganAt          time.Time
+	TablesFrom       int64
 }
 
 // InsertCheckpoint is for the first start, and for one that was lost: it changes nothing (0 rows) when there is a checkpoint already.
+// tables_from is 0 where the publication of the tables is not there, or is perhaps younger than the slot.
 func (q *Queries) InsertCheckpoint(ctx context.Context, db DBTX, arg InsertCheckpointParams) (int64, error) {
 	result, err := db.Exec(ctx, insertCheckpoint,
 		arg.SystemIdentifier,
@@ -226,6 +235,7 @@ func (q *Queries) InsertCheckpoint(ctx context.Context, db DBTX, arg InsertCheck
 		arg.Slot,
 		arg.LSN,
 		arg.BeganAt,
+		arg.TablesFrom,
 	)
 	if err != nil {
 		return 0, err
@@ -256,6 +266,26 @@ func (q *Queries) SchemaVersion(ctx context.Context, db DBTX) (int64, error) {
 	var column_1 int64
 	err := row.Scan(&column_1)
 	return column_1, err
+}
+
+const setTablesFrom = `-- name: SetTablesFrom :execrows
+UPDATE weir.checkpoint
+SET tables_from = CASE WHEN $1::bigint > 0 THEN '0/0'::pg_lsn + $1::bigint END
+WHERE epoch = $2
+`
+
+type SetTablesFromParams struct {
+	TablesFrom int64
+	Epoch      int64
+}
+
+// SetTablesFrom says from where on the publication of the tables can be read; 0: it is not to be.
+func (q *Queries) SetTablesFrom(ctx context.Context, db DBTX, arg SetTablesFromParams) (int64, error) {
+	result, err := db.Exec(ctx, setTablesFrom, arg.TablesFrom, arg.Epoch)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const takeCheckpoint = `-- name: TakeCheckpoint :one

@@ -28,8 +28,9 @@ func (q *Queries) AcceptGap(ctx context.Context, db DBTX, epoch int64) (int64, e
 const finishRecovery = `-- name: FinishRecovery :execrows
 UPDATE weir.checkpoint
 SET lsn = '0/0'::pg_lsn + $1::bigint, tx_index = 0, timeline = $2, server = $3, database_system = $4,
-    state = 'streaming', problem = '', updated_at = now()
-WHERE epoch = $5 AND state = 'recovering'
+    state = 'streaming', problem = '', updated_at = now(),
+    tables_from = CASE WHEN $5::bigint > 0 THEN '0/0'::pg_lsn + $5::bigint END
+WHERE epoch = $6 AND state = 'recovering'
 `
 
 type FinishRecoveryParams struct {
@@ -37,16 +38,19 @@ type FinishRecoveryParams struct {
 	Timeline       int32
 	Server         string
 	DatabaseSystem string
+	TablesFrom     int64
 	Epoch          int64
 }
 
 // FinishRecovery lets the stream begin at the new slot's point, for the owner of this epoch (0 rows: it is another's by now).
+// tables_from is 0 where no tables are captured.
 func (q *Queries) FinishRecovery(ctx context.Context, db DBTX, arg FinishRecoveryParams) (int64, error) {
 	result, err := db.Exec(ctx, finishRecovery,
 		arg.LSN,
 		arg.Timeline,
 		arg.Server,
 		arg.DatabaseSystem,
+		arg.TablesFrom,
 		arg.Epoch,
 	)
 	if err != nil {
