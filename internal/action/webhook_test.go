@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/fraiseql/weir/internal/event"
 )
 
@@ -50,6 +52,33 @@ func TestWebhookDefault(t *testing.T) {
 	}
 	if out.ResponseStatus != 200 {
 		t.Errorf("outcome %+v", out)
+	}
+}
+
+// What a replay has made says which delivery it repeats.
+func TestReplayHeader(t *testing.T) {
+	t.Parallel()
+	call := callFor(t, order)
+	call.ReplayOf, call.DeliveryID = call.DeliveryID, event.ReplayedID(call.DeliveryID, uuid.New())
+	got, _ := deliver(t, "", call)
+	if of := got.header.Get("X-Weir-Replay-Of"); of != call.ReplayOf.String() || got.header.Get("webhook-id") != call.DeliveryID.String() {
+		t.Errorf("got %v", got.header)
+	}
+	if got, _ = deliver(t, "", callFor(t, order)); len(got.header.Values("X-Weir-Replay-Of")) != 0 {
+		t.Errorf("no replay: %v", got.header)
+	}
+	s := (&mailServer{}).start(t)
+	mail := email(t, s.mailer(t, ""), `{type: email, to: a@b.test, subject: s, body_template: b}`)
+	for _, one := range []Call{call, callFor(t, order)} {
+		if _, err := mail.Do(t.Context(), one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := s.got()[0].raw; !strings.Contains(got, "\r\nX-Weir-Replay-Of: "+call.ReplayOf.String()+"\r\n") {
+		t.Errorf("the mail of a replay: %s", got)
+	}
+	if got := s.got()[1].raw; strings.Contains(got, "Replay") {
+		t.Errorf("another mail: %s", got)
 	}
 }
 
