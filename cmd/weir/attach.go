@@ -158,7 +158,8 @@ func (a *app) writeAttached(w io.Writer, p *capture.Attached) {
 	t.add(c("  triggers"), c(strings.Join(p.Triggers, ", ")))
 	t.add(c("  function"), c(p.Function))
 	t.write(a, w)
-	fmt.Fprintf(w, "To check: change a row of it, then weir debug-event --last 1 while a worker runs. weir doctor lists what is attached.\n")
+	fmt.Fprintln(w, "To check: change a row of it, then weir debug-event --last 1 while a worker runs. "+
+		"weir doctor lists what is attached.")
 }
 
 func (a *app) detach(ctx context.Context, name string, wait time.Duration, dryRun bool) error {

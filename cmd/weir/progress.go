@@ -14,7 +14,8 @@ const (
 	lineEvery = 5 * time.Second
 )
 
-// bar tells how far a long work is: on a terminal it rewrites one line, elsewhere there is a line now and then, if -v asks for it.
+// bar tells how far a long work is: on a terminal it rewrites one line, elsewhere there is a line now and then, if -v asks
+// for it.
 type bar struct {
 	app   *app
 	noun  string

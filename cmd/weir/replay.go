@@ -92,7 +92,8 @@ func (r replayed) options(now time.Time) (o ops.ReplayOptions, err error) {
 func (s *settings) observers(only string) (*observer.Set, error) {
 	switch {
 	case s.file == nil:
-		return nil, configError{errors.New("replay needs a configuration file, which says what observers there are: name it with --config")}
+		return nil, configError{errors.New("replay needs a configuration file, which says what observers there are: " +
+			"name it with --config")}
 	case s.mistakes != nil:
 		return nil, s.mistakes
 	}

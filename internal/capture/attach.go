@@ -173,8 +173,8 @@ func (a *Attached) note(r *subject) {
 		is   bool
 		text string
 	}{
-		{r.kind == "p", "writes that name a partition are not captured: attach the partitions, too (a write through the table is then " +
-			"still captured once, a TRUNCATE once for each)"},
+		{r.kind == "p", "writes that name a partition are not captured: attach the partitions, too (a write through the table is " +
+			"then still captured once, a TRUNCATE once for each)"},
 		{r.isPartition, "it is a partition: only writes that name it are captured; attach the table that it belongs to for the others"},
 		{r.hasChildren, "tables inherit from it: writes that name one of them are not captured"},
 		{

@@ -148,7 +148,8 @@ func createTriggers(a *Attached, log Table) string {
 	var statements []string
 	for _, t := range captureTriggers() {
 		statements = append(statements, fmt.Sprintf(
-			"CREATE OR REPLACE TRIGGER %s AFTER %s ON %s%s\n    FOR EACH STATEMENT EXECUTE FUNCTION %s(%s);", t.name, t.event, a.table.SQL(), t.references, functionOf(log).SQL(), strings.Join(arguments, ", ")))
+			"CREATE OR REPLACE TRIGGER %s AFTER %s ON %s%s\n    FOR EACH STATEMENT EXECUTE FUNCTION %s(%s);",
+			t.name, t.event, a.table.SQL(), t.references, functionOf(log).SQL(), strings.Join(arguments, ", ")))
 	}
 	return strings.Join(statements, "\n")
 }

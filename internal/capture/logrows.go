@@ -19,8 +19,8 @@ const (
 	logBytes = 8 << 20
 )
 
-// LogRows reads rows of the change log by the time that stands in them, for who delivers them again. It sees what is committed, and
-// reads in the order of the keys, which is not that of the commits.
+// LogRows reads rows of the change log by the time that stands in them, for who delivers them again. It sees what is
+// committed, and reads in the order of the keys, which is not that of the commits.
 type LogRows struct {
 	conn    *pgx.Conn
 	log     Table
@@ -62,7 +62,9 @@ func OpenLog(ctx context.Context, conn *pgx.Conn, cfg Config) (*LogRows, error) 
 		case present[c.name]:
 			l.columns = append(l.columns, c)
 		case c.required:
-			return nil, &SetupError{fmt.Sprintf("%s is no change log: it has no column %s", log, c.name), "weir doctor # tells what mends it"}
+			return nil, &SetupError{
+				fmt.Sprintf("%s is no change log: it has no column %s", log, c.name), "weir doctor # tells what mends it",
+			}
 		}
 	}
 	return l, nil
@@ -88,7 +90,7 @@ func (l *LogRows) After(ctx context.Context, r LogRange, after, last int64) (pag
 			return err
 		}
 		var now string
-		if err = tx.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&now); err != nil {
+		if err := tx.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&now); err != nil {
 			return err
 		}
 		page.Before, err = event.ParseLSN(now)
@@ -145,7 +147,8 @@ func (l *LogRows) read(ctx context.Context, tx pgx.Tx, where string, args ...any
 	})
 }
 
-// inTx reads as a worker does: row-level security makes it fail rather than hide rows, and texts are in the form that row reads.
+// inTx reads as a worker does: row-level security makes it fail rather than hide rows, and texts are in the form that row
+// reads.
 func (l *LogRows) inTx(ctx context.Context, do func(pgx.Tx) error) error {
 	err := pgx.BeginTxFunc(ctx, l.conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "SET LOCAL row_security = off; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'")

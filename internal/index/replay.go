@@ -31,8 +31,8 @@ type Within struct {
 type Recorded struct {
 	Event *event.Event
 	Seq   int64
-	// Lacks: what history.redact leaves out may be missing, since no job has named the event for a while. An event that never had the
-	// field cannot be told from one that has lost it.
+	// Lacks: what history.redact leaves out may be missing, since no job has named the event for a while. An event that never
+	// had the field cannot be told from one that has lost it.
 	Lacks bool
 }
 
@@ -47,7 +47,8 @@ func (w Within) Count(ctx context.Context, db store.DBTX) (events, last int64, e
 	return row.Events, row.Last, nil
 }
 
-// After returns a page of the events in the order in which they were recorded, those with a number above after, and at most last.
+// After returns a page of the events in the order in which they were recorded, those with a number above after, and at most
+// last.
 func (w Within) After(ctx context.Context, db store.DBTX, c Config, after, last int64) ([]Recorded, error) {
 	rows, err := store.New().EventsWithin(ctx, db, store.EventsWithinParams{
 		FirstDay: dayOf(w.Since), LastDay: dayOf(w.Until), Since: w.Since, Until: w.Until, Entity: w.Entity, After: after, Last: last,

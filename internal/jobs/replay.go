@@ -31,8 +31,8 @@ type Replayer struct {
 	turns  *turns
 }
 
-// NewReplayer makes a replayer for all observers, or for the one named. The id is the replay's: what it has made once it does not make
-// again.
+// NewReplayer makes a replayer for all observers, or for the one named. The id is the replay's: what it has made once it does
+// not make again.
 func NewReplayer(id uuid.UUID, set *observer.Set, only string) (*Replayer, error) {
 	log := slog.New(slog.DiscardHandler)
 	client, err := river.NewClient(riverpgxv5.New(nil), &river.Config{Schema: Schema, Logger: log})
@@ -108,8 +108,8 @@ func argsIn(p river.InsertManyParams) Args {
 	return a.args()
 }
 
-// existing finds deliveries that exist. A job that is moved meanwhile is found in the one place or in the other: jobs are looked for
-// first.
+// existing finds deliveries that exist. A job that is moved meanwhile is found in the one place or in the other: jobs are
+// looked for first.
 func (r *Replayer) existing(ctx context.Context, db store.DBTX, params []river.InsertManyParams) (map[uuid.UUID]bool, error) {
 	found := map[uuid.UUID]bool{}
 	if len(params) == 0 {
@@ -166,8 +166,8 @@ func (r *Replayer) Insert(ctx context.Context, tx pgx.Tx, m *Replay) (err error)
 	return nil
 }
 
-// Inserted calls the next of deliveries that keep an order: what they wait for may have ended before it could see them. Should it
-// fail, then the workers' sweep calls them.
+// Inserted calls the next of deliveries that keep an order: what they wait for may have ended before it could see them.
+// Should it fail, then the workers' sweep calls them.
 func (r *Replayer) Inserted(ctx context.Context, db store.DBTX, m *Replay) error {
 	if len(m.waiting) == 0 {
 		return nil

@@ -42,8 +42,8 @@ type ReplayOptions struct {
 	Capture   capture.Config
 	// Log connects to the source, when rows of the change log are needed first.
 	Log func(ctx context.Context) (*pgx.Conn, error)
-	// Patience is how long the stream may take to come past rows of the change log that were read. 0: 30 s, where a worker that is on
-	// time needs milliseconds.
+	// Patience is how long the stream may take to come past rows of the change log that were read. 0: 30 s, where a worker
+	// that is on time needs milliseconds.
 	Patience time.Duration
 	// Progress is told after each step how many of about how many events have been looked at. nil: nobody is.
 	Progress func(done, total int64)
@@ -121,8 +121,8 @@ func NewReplay(o ReplayOptions) *Replay {
 	}
 }
 
-// Run delivers again what the options choose, batch by batch, each in a transaction, and counts in r. After an error, or the end of
-// the context, r says how far it came: with the same id it goes on without delivering anything twice.
+// Run delivers again what the options choose, batch by batch, each in a transaction, and counts in r. After an error, or the
+// end of the context, r says how far it came: with the same id it goes on without delivering anything twice.
 func (r *Replay) Run(ctx context.Context, db DB, o ReplayOptions) error {
 	made, err := jobs.NewReplayer(o.ID, o.Observers, o.Observer)
 	if err != nil {
@@ -240,7 +240,7 @@ func (r *replaying) deliver(ctx context.Context, batch, restored []*event.Event)
 	if r.DryRun {
 		m, err := r.jobs.Match(ctx, r.db, batch)
 		if err == nil {
-			r.count(m, restored, 0)
+			r.count(&outcome{match: m, restored: restored})
 		}
 		return err
 	}
@@ -275,9 +275,10 @@ func keysOf(events []*event.Event) []index.Key {
 
 // outcome is what a transaction has done, to be counted when it is committed.
 type outcome struct {
-	match    *jobs.Replay
-	restored []*event.Event
-	recorded int
+	match     *jobs.Replay
+	restored  []*event.Event
+	recorded  int64
+	forgotten int64
 }
 
 // insert inserts the deliveries of events, and records those that are late.
@@ -304,11 +305,12 @@ func (r *replaying) insert(ctx context.Context, tx pgx.Tx, batch, restored, late
 			return nil, err
 		}
 	}
-	return &outcome{m, restored, r.recordedOf(late, m)}, r.jobs.Insert(ctx, tx, m)
+	out := &outcome{match: m, restored: restored, recorded: r.recordedOf(late, m)}
+	return out, r.jobs.Insert(ctx, tx, m)
 }
 
 // recordedOf counts the late events that are recorded.
-func (r *replaying) recordedOf(late []*event.Event, m *jobs.Replay) (n int) {
+func (r *replaying) recordedOf(late []*event.Event, m *jobs.Replay) (n int64) {
 	for _, e := range late {
 		if m.Matched[e] || !r.History.MatchedOnly() {
 			n++
@@ -338,18 +340,19 @@ func (r *replaying) inTx(ctx context.Context, do func(pgx.Tx) (*outcome, error))
 	if err := tx.Commit(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("commit a batch of the replay: %w", err)
 	}
-	r.count(out.match, out.restored, out.recorded)
+	r.count(out)
 	_ = r.jobs.Inserted(ctx, r.db, out.match) // else the workers' sweep does it
 	return nil
 }
 
-func (r *replaying) count(m *jobs.Replay, restored []*event.Event, recorded int) {
-	s := r.said
+func (r *replaying) count(out *outcome) {
+	s, m := r.said, out.match
 	s.Matched += int64(len(m.Matched))
 	s.Existing += int64(m.Existing)
 	s.Deliveries += int64(len(m.Made))
-	s.Restored += int64(len(restored))
-	s.Recorded += int64(recorded)
+	s.Restored += int64(len(out.restored))
+	s.Recorded += out.recorded
+	s.Forgotten += out.forgotten
 	for _, b := range m.Made {
 		key := [2]string{b.Observer, b.Action.Name()}
 		i, ok := s.actions[key]

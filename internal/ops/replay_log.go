@@ -23,8 +23,8 @@ const (
 // errNotPassed says that the stream may still bring rows that were read.
 var errNotPassed = errors.New("the stream has not come past these rows yet")
 
-// changeLog replays rows of the change log. Those that were never ingested are recorded with their deliveries, so that nobody makes
-// them once more: not a recovery of the stream, nor a later replay.
+// changeLog replays rows of the change log. Those that were never ingested are recorded with their deliveries, so that nobody
+// makes them once more: not a recovery of the stream, nor a later replay.
 func (r *replaying) changeLog(ctx context.Context) error {
 	if err := r.open(ctx); err != nil {
 		return err
@@ -70,7 +70,8 @@ func (r *replaying) sameSource(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("read the checkpoint: %w", err)
 	case at.SystemIdentifier != here:
-		return fmt.Errorf("the checkpoint is of another server (%s) than source.url (%s): run weir adopt first", at.SystemIdentifier, here)
+		return fmt.Errorf("the checkpoint is of another server (%s) than source.url (%s): run weir adopt first",
+			at.SystemIdentifier, here)
 	}
 	return nil
 }
@@ -81,7 +82,7 @@ func (r *replaying) deliverRows(ctx context.Context, page capture.LogPage) error
 	if r.DryRun {
 		out, err := r.planRows(ctx, events)
 		if err == nil {
-			r.count(out.match, out.restored, out.recorded)
+			r.count(out)
 		}
 		return err
 	}
@@ -148,22 +149,23 @@ func (r *replaying) insertRows(ctx context.Context, tx pgx.Tx, rows []*event.Eve
 	if err != nil {
 		return nil, err
 	}
-	known, restored, late, err := r.sort(ctx, tx, rows)
+	by, err := r.sort(ctx, tx, rows)
 	if err != nil {
 		return nil, err
 	}
-	if len(late) > 0 && !passed {
+	if len(by.late) > 0 && !passed {
 		return nil, errNotPassed
 	}
-	forgotten, late, err := r.withoutForgotten(ctx, tx, late)
+	late, forgotten, err := r.withoutForgotten(ctx, tx, by.late)
 	if err != nil {
 		return nil, err
 	}
-	out, err := r.insert(ctx, tx, known, restored, late)
-	if err == nil {
-		r.said.Forgotten += int64(forgotten)
+	out, err := r.insert(ctx, tx, by.known, by.restored, late)
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	out.forgotten = forgotten
+	return out, nil
 }
 
 // passed says whether the stream has come past a position. It stays where it is until the end of the transaction.
@@ -178,37 +180,38 @@ func (r *replaying) passed(ctx context.Context, tx pgx.Tx, before event.LSN) (bo
 	return lsnOf(at.LSN) >= before, nil
 }
 
-// sort tells rows that are recorded from those that are not. The former are taken as they were recorded, with their place in the
-// order; what they have lost, they get back.
-func (r *replaying) sort(ctx context.Context, db store.DBTX, rows []*event.Event) (known, restored, late []*event.Event, err error) {
+// sorted are rows of the change log: those that are recorded, as they were recorded, of them those that have got back what
+// they had lost, and those that are late.
+type sorted struct{ known, restored, late []*event.Event }
+
+// sort tells rows that are recorded from those that are not.
+func (r *replaying) sort(ctx context.Context, db store.DBTX, rows []*event.Event) (by sorted, err error) {
 	recorded, err := index.Named(ctx, db, r.History, keysOf(rows))
 	if err != nil {
-		return nil, nil, nil, err
+		return by, err
 	}
-	seen := map[index.Identity]bool{}
 	for _, row := range rows {
-		id := index.KeyOf(row).Identity()
-		was, ok := recorded[id]
+		was, ok := recorded[index.KeyOf(row).Identity()]
 		switch {
-		case seen[id]:
 		case !ok:
-			late = append(late, row)
+			by.late = append(by.late, row)
 		case was.Lacks:
 			was.Event.Data, was.Event.Changes = row.Data, row.Changes
-			known, restored = append(known, was.Event), append(restored, was.Event)
+			by.known, by.restored = append(by.known, was.Event), append(by.restored, was.Event)
 		default:
-			known = append(known, was.Event)
+			by.known = append(by.known, was.Event)
 		}
-		seen[id] = true
 	}
-	return known, restored, late, nil
+	return by, nil
 }
 
-// withoutForgotten leaves out rows from before their entity was forgotten.
-func (r *replaying) withoutForgotten(ctx context.Context, db store.DBTX, late []*event.Event) (n int, kept []*event.Event, err error) {
+// withoutForgotten leaves out of late rows those from before their entity was forgotten, and counts them.
+func (r *replaying) withoutForgotten(
+	ctx context.Context, db store.DBTX, late []*event.Event,
+) (kept []*event.Event, n int64, err error) {
 	forgotten, err := index.ForgottenOf(ctx, db, late)
 	if err != nil {
-		return 0, nil, err
+		return nil, 0, err
 	}
 	for _, e := range late {
 		if at, ok := forgotten[[2]string{e.EntityType, e.EntityID}]; ok && !time.Time(e.Timestamp).After(at) {
@@ -217,23 +220,22 @@ func (r *replaying) withoutForgotten(ctx context.Context, db store.DBTX, late []
 		}
 		kept = append(kept, e)
 	}
-	return n, kept, nil
+	return kept, n, nil
 }
 
 // planRows is insertRows that changes nothing.
 func (r *replaying) planRows(ctx context.Context, rows []*event.Event) (*outcome, error) {
-	known, restored, late, err := r.sort(ctx, r.db, rows)
+	by, err := r.sort(ctx, r.db, rows)
 	if err != nil {
 		return nil, err
 	}
-	forgotten, late, err := r.withoutForgotten(ctx, r.db, late)
+	late, forgotten, err := r.withoutForgotten(ctx, r.db, by.late)
 	if err != nil {
 		return nil, err
 	}
-	r.said.Forgotten += int64(forgotten)
-	m, err := r.jobs.Match(ctx, r.db, append(known, late...))
+	m, err := r.jobs.Match(ctx, r.db, append(by.known, late...))
 	if err != nil {
 		return nil, err
 	}
-	return &outcome{m, restored, r.recordedOf(late, m)}, nil
+	return &outcome{match: m, restored: by.restored, recorded: r.recordedOf(late, m), forgotten: forgotten}, nil
 }
