@@ -151,6 +151,24 @@ func TestCrashOfPostgreSQLEndsNoOwner(t *testing.T) {
 	}
 }
 
+// Nobody can renew a lease for a while, as when the database stands still: that is not the owner's fault, and it stays.
+func TestCrashOwnerCannotRenew(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, newRig(t), fleetOptions{lease: 6 * time.Second, shutdown: 5 * time.Second})
+	f.load()
+	time.Sleep(9 * time.Second) // by now each may end another
+	lock := rigOn(t, f.url)
+	lock.exec("BEGIN")
+	lock.exec("LOCK TABLE weir.worker IN SHARE MODE") // it can be read, also by standbys
+	time.Sleep(12 * time.Second)
+	lock.exec("COMMIT")
+	time.Sleep(8 * time.Second) // by now they may again
+	if epoch := f.one("SELECT epoch::text FROM weir.checkpoint"); epoch != "1" {
+		t.Errorf("epoch %s: the stream was taken from its owner", epoch)
+	}
+	f.settle()
+}
+
 // Each worker in turn is told to stop, with deliveries that take long, and replaced: the stream goes to another one at once.
 //
 //nolint:paralleltest // see above
