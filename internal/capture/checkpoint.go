@@ -116,6 +116,7 @@ func (s *Stream) firstSlot(ctx context.Context, src *pgx.Conn) (began time.Time,
 	if began, err = clock(ctx, src); err != nil {
 		return began, err
 	}
+	defer s.keepsSlot()()
 	made, err := createSlot(ctx, src, s.cfg, s.log, s.watch)
 	if !made {
 		began = time.Time{}

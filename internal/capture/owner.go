@@ -82,6 +82,7 @@ type Stream struct {
 	mu     sync.Mutex // guards the rest
 	health Health
 	heard  time.Time // when the source was last asked for a sign of life, and answered
+	keeps  int       // see keepsSlot
 }
 
 var (
@@ -120,7 +121,24 @@ func (s *Stream) Health() Health {
 func (s *Stream) Reads() (heard time.Duration, reading bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.keeps > 0 {
+		return 0, true
+	}
 	return time.Since(s.heard), s.health.State == Streaming
+}
+
+// keepsSlot says that this worker has the slot, or makes it, and does not read yet. Until done, standbys take it for alive as
+// long as it renews its lease: making a slot takes as long as others leave transactions open.
+func (s *Stream) keepsSlot() (done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keeps++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.keeps--
+		s.heard = time.Now()
+	}
 }
 
 func (s *Stream) hear(at time.Time) {

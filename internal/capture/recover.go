@@ -127,6 +127,7 @@ func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, t
 	if err != nil {
 		return err
 	}
+	defer s.keepsSlot()()
 	s.setHealth(Recovering, nil)
 	defer s.setHealth(Connecting, nil)
 	s.metrics.recoveries.WithLabelValues(string(todo.cause)).Inc()

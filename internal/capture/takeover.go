@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/fraiseql/weir/internal/lease"
 	"github.com/fraiseql/weir/internal/store"
 )
 
@@ -20,6 +19,9 @@ const (
 	// MinLease leaves an owner the time of one renewal of its lease and of one call that just did not time out, which is more
 	// than a healthy one ever needs.
 	MinLease = takeoverTime + 4*time.Second
+
+	// Silent is how long an owner has said nothing of itself that others declare dead: lease.Expiry, which capture may not know.
+	Silent = 6 * time.Second
 
 	// lookAtOwner is how often a standby looks at what the owner says of itself. The slot it looks at more often.
 	lookAtOwner = 500 * time.Millisecond
@@ -111,7 +113,7 @@ type watch struct {
 	last   time.Time
 }
 
-// judge forms an opinion. It is pure. lease is source.lease, and mayBury lease.MayBury's answer.
+// judge forms an opinion. It is pure. leaseTime is source.lease, and mayBury the answer of Options.MayBury.
 func (w *watch) judge(t testimony, leaseTime time.Duration, mayBury bool) opinion {
 	w.met = w.met || t.worker
 	if gap := t.now.Sub(w.last); gap < 0 || gap > unbrokenLooks {
@@ -125,7 +127,7 @@ func (w *watch) judge(t testimony, leaseTime time.Duration, mayBury bool) opinio
 		}
 		return isStranger
 	}
-	silence := max(leaseTime, lease.Expiry) // its row is gone: others have declared it dead
+	silence := max(leaseTime, Silent) // its row is gone: others have declared it dead
 	if t.worker && t.said != nil {
 		silence = t.now.Sub(*t.said)
 	}
@@ -136,7 +138,7 @@ func (w *watch) judge(t testimony, leaseTime time.Duration, mayBury bool) opinio
 	switch {
 	case mayBury && watched >= needed && silence >= leaseTime-takeoverTime:
 		return isOver
-	case silence >= lease.Expiry:
+	case silence >= Silent:
 		return isSilent
 	default:
 		return isAlive
@@ -192,7 +194,7 @@ func (b *standby) wait(ctx context.Context) error {
 
 // left keeps account of an owner that others have ended before us, for the same reason.
 func (b *standby) left() {
-	long := min(lease.Expiry, b.cfg.Lease.Std()-takeoverTime) - lookAtOwner
+	long := min(Silent, b.cfg.Lease.Std()-takeoverTime) - lookAtOwner
 	if client := b.watch.holder.client(); client != "" && !b.said.IsZero() && time.Since(b.said) >= long {
 		b.hung = client
 	}

@@ -6,7 +6,18 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/lease"
 )
+
+// What capture takes for silence is what makes a worker dead to others.
+func TestSilenceIsTheLeases(t *testing.T) {
+	t.Parallel()
+	if capture.Silent != lease.Expiry {
+		t.Errorf("capture.Silent is %s, lease.Expiry %s", capture.Silent, lease.Expiry)
+	}
+}
 
 const shortLease = 6 * time.Second // shorter than what makes a worker dead to others: nobody else ends its sessions
 
