@@ -1,6 +1,6 @@
 # The first target is the help: `make` alone shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help build demo generate lint test bench chaos crash fuzz clean
+.PHONY: help build demo generate lint test test-matrix bench chaos crash fuzz clean
 
 # A checkout that belongs to somebody else (a container's, a CI runner's) makes Go's own version stamp fail;
 # the version comes from the line below instead.
@@ -11,7 +11,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BINARIES := $(notdir $(wildcard cmd/*))
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(BINARIES:%=bin/%) ## Build the programs of cmd/ into bin/.
 
@@ -34,6 +34,9 @@ lint: ## Check formatting, code, generated queries and go.mod.
 test: ## Run all tests, with the race detector; they start the servers they need.
 	@scripts/setup
 	@scripts/test $(ARGS)
+
+test-matrix: ## Run what depends on PostgreSQL's version on 14 to 18; ARGS='14.18 17.5' for some of them.
+	@scripts/test-matrix $(ARGS)
 
 bench: ## Run the benchmarks.
 	@go test -run '^$$' -bench . -benchmem $(ARGS) ./...
