@@ -270,7 +270,7 @@ func (s *snapshots) describe(ctx context.Context, tx pgx.Tx, t CapturedTable) (*
 	if err != nil {
 		return nil, 0, err
 	}
-	types := newTypeBook(func(questions func(context.Context, *pgx.Conn) error) error { return questions(ctx, tx.Conn()) })
+	types := newTypeBook(func(ask questions) error { return ask(ctx, tx.Conn()) })
 	r := &relation{table: t}
 	for _, c := range columns {
 		if err := types.learn([]uint32{c.Type}); err != nil {

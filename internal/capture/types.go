@@ -21,12 +21,15 @@ type typeBook struct {
 	ask   session
 }
 
-// session runs questions on a connection to the source of their own.
-type session func(questions func(context.Context, *pgx.Conn) error) error
+// questions are asked of the source.
+type questions func(context.Context, *pgx.Conn) error
+
+// session asks them on a connection of their own.
+type session func(questions) error
 
 // sessions opens one when it is used, and bounds it: the stream hears nothing else meanwhile.
 func sessions(ctx context.Context, connect connector) session {
-	return func(questions func(context.Context, *pgx.Conn) error) error {
+	return func(ask questions) error {
 		ctx, cancel := context.WithTimeout(ctx, lookupTime)
 		defer cancel()
 		conn, err := connect(ctx)
@@ -34,7 +37,7 @@ func sessions(ctx context.Context, connect connector) session {
 			return fmt.Errorf("connect to the source: %w", err)
 		}
 		defer closeConn(ctx, conn)
-		return questions(ctx, conn)
+		return ask(ctx, conn)
 	}
 }
 

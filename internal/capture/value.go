@@ -92,12 +92,16 @@ func appendNumber(dst, text []byte) ([]byte, bool) {
 	if err != nil || exponent > 400 || exponent < -400 { // no float has more
 		return append(dst, text...), true
 	}
-	if text[0] == '-' {
-		dst, text, e = append(dst, '-'), text[1:], e-1
+	whole, fraction, _ := bytes.Cut(bytes.TrimPrefix(text[:e], []byte("-")), []byte("."))
+	all := append(bytes.Clone(whole), fraction...)
+	digits := bytes.TrimLeft(all, "0")
+	point := len(whole) + exponent - (len(all) - len(digits))
+	if len(digits) == 0 {
+		return append(dst, '0'), true
 	}
-	whole, fraction, _ := bytes.Cut(text[:e], []byte("."))
-	digits := append(bytes.Clone(whole), fraction...)
-	point := len(whole) + exponent
+	if text[0] == '-' {
+		dst = append(dst, '-')
+	}
 	switch {
 	case point <= 0:
 		dst = append(append(append(dst, "0."...), bytes.Repeat([]byte("0"), -point)...), digits...)

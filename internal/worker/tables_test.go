@@ -71,7 +71,7 @@ func TestCrashSnapshot(t *testing.T) {
 	r := newRig(t)
 	r.exec(fmt.Sprintf(`CREATE TABLE orders (id bigint PRIMARY KEY, v int); INSERT INTO orders SELECT n, 0 FROM generate_series(1, %d) n`, rows))
 	config := r.write(r.tablesSource("{table: public.orders, entity: Order, snapshot: true}") +
-		"log: {level: warn}\nobservers: {all: {entity: Order, actions: [{type: log, level: debug}]}}\n")
+		"observers: {all: {entity: Order, actions: [{type: log, level: debug}]}}\n")
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	written := make(chan struct{})
@@ -93,6 +93,9 @@ func TestCrashSnapshot(t *testing.T) {
 	r.exec(`SELECT pg_logical_emit_message(true, 'weir', '{"entity_type": "mark"}')`)
 	r.awaitFor(2*time.Minute, "the mark", func() bool { return r.one(`SELECT count(*)::text FROM weir.event WHERE entity_type = 'mark'`) == "1" })
 	w.kill()
+	if n := strings.Count(w.log.String(), "taking a snapshot"); n < 2 {
+		t.Errorf("the snapshot was begun %d times: it was not killed in the middle", n)
+	}
 	wrong := r.one(`
 		WITH folded AS (SELECT DISTINCT ON (entity_id) entity_id, event_type, payload -> 'data' ->> 'v' AS v FROM weir.event
 			WHERE entity_type = 'Order' ORDER BY entity_id, seq DESC)
