@@ -123,7 +123,8 @@ func (c *capturable) fits(t CapturedTable) error {
 		}
 	case c.Identity == string(identityFull) && len(t.Columns) > 0:
 		return &SetupError{
-			fmt.Sprintf("source.tables: %s has a list of columns, which REPLICA IDENTITY FULL does not go with: its updates would fail", c.Name),
+			fmt.Sprintf("source.tables: %s has a list of columns, which REPLICA IDENTITY FULL does not go with: its updates would fail",
+				c.Name),
 			fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT; -- or leave the columns out of source.tables", c.Name),
 		}
 	case c.Identity == string(identityFull):

@@ -150,7 +150,9 @@ func (c *committer) commit(ctx context.Context, changes []event.Change, end even
 }
 
 // advance moves the checkpoint, or fails for who does not own it any more.
-func (c *committer) advance(ctx context.Context, tx pgx.Tx, changes []event.Change, end event.Position, committed time.Time) error {
+func (c *committer) advance(
+	ctx context.Context, tx pgx.Tx, changes []event.Change, end event.Position, committed time.Time,
+) error {
 	var moved int64
 	var err error
 	if c.beside {

@@ -18,7 +18,7 @@ const heartbeatPrefix = "weir.heartbeat"
 // Protocol: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 type decoder struct {
 	changeLog Table
-	system    string                          // the cluster's system identifier, part of the identity of what is not in the change log
+	system    string                          // part of the identity of what is not in the change log
 	stray     func()                          // told of each message with our prefix that no transaction holds
 	relations map[uint32][]func(*row) *[]byte // by relation id, a column's field or nil; nil: not the change log
 

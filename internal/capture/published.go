@@ -81,7 +81,8 @@ func readPublished(ctx context.Context, conn *pgx.Conn, name string) (*published
 		       ARRAY(SELECT format('%s.%s (%s)%s', n.nspname, c.relname,
 		                (SELECT coalesce(string_agg(a.attname, ', ' ORDER BY a.attname), '') FROM pg_attribute a
 		                  WHERE a.attrelid = c.oid AND a.attnum > 0
-		                    AND CASE jsonb_typeof(to_jsonb(r) -> 'prattrs') WHEN 'array' THEN to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum)
+		                    AND CASE jsonb_typeof(to_jsonb(r) -> 'prattrs')
+		                        WHEN 'array' THEN to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum)
 		                        WHEN 'string' THEN a.attnum::text = ANY (string_to_array(to_jsonb(r) ->> 'prattrs', ' ')) END),
 		                CASE WHEN to_jsonb(r) ->> 'prqual' IS NOT NULL THEN ' filtered' END)
 		           FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -111,7 +112,8 @@ func (c Config) wanted() []string {
 }
 
 // publicationSteps are the statements that make the publication what the configuration says; none: it is. What a filter says
-// cannot be compared, since the server keeps it in a form of its own: it is set again, which changes nothing where it is the same.
+// cannot be compared, since the server keeps it in a form of its own: it is set again, which changes nothing where it is
+// the same.
 func (c Config) publicationSteps(p *published, version int) []string {
 	name := pgx.Identifier{c.tablesPublication()}.Sanitize()
 	if p == nil {

@@ -123,7 +123,7 @@ func (r *relation) complete(im images) {
 // otherEntity says that an Update has changed the entity's id. There is an old row only where a column of the replica identity
 // has changed, or under FULL.
 func (r *relation) otherEntity(im images) bool {
-	if im.old == nil || r.id < 0 || !(r.columns[r.id].identity || im.whole) {
+	if im.old == nil || r.id < 0 || !r.columns[r.id].identity && !im.whole {
 		return false
 	}
 	was, is := im.old[r.id], im.new[r.id]
@@ -160,7 +160,7 @@ func (r *relation) fill(e *event.Event, im images) error {
 	if r.tenant >= 0 && tuple[r.tenant].known() {
 		e.TenantID = str(tuple[r.tenant].text)
 	}
-	e.Data, e.UnchangedFields = r.document(tuple, e.Type == event.Delete && !(r.whole && im.whole))
+	e.Data, e.UnchangedFields = r.document(tuple, e.Type == event.Delete && (!r.whole || !im.whole))
 	if e.Type == event.Update && r.whole && im.whole {
 		e.Changes, e.UpdatedFields = r.diff(im)
 	}

@@ -57,7 +57,8 @@ func (r *rig) sameRows() (strange []string) {
 	wrong := 0
 	for _, row := range there {
 		if folded[row[0]] != row[1] {
-			if wrong++; wrong < 5 {
+			wrong++
+			if wrong < 5 {
 				r.t.Errorf("row %s: events fold to %q", row[1], folded[row[0]])
 			}
 		}

@@ -64,8 +64,8 @@ func (c *Config) checkTables(value func(key string) ast.Node) error {
 	}
 	with := c.WithDefaults()
 	if name := with.tablesPublication(); len(name) > longestName {
-		return setting.ErrorAt(value("publication"), "expected at most %d characters: with source.tables there is also a publication %s",
-			longestName-len(tablesSuffix), name)
+		return setting.ErrorAt(value("publication"),
+			"expected at most %d characters: with source.tables there is also a publication %s", longestName-len(tablesSuffix), name)
 	}
 	seen := map[Table]bool{}
 	for i, t := range c.Tables {

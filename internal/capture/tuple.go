@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -19,7 +20,7 @@ func (v datum) unchanged() bool { return v.kind == pglogrepl.TupleDataTypeToast 
 
 // same compares two values that are known.
 func (v datum) same(other datum) bool {
-	return v.kind == other.kind && string(v.text) == string(other.text)
+	return v.kind == other.kind && bytes.Equal(v.text, other.text)
 }
 
 // readDatums reads a tuple of a table with so many columns into a slice that is used again, and returns what follows.

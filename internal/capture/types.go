@@ -138,7 +138,8 @@ func (b *typeBook) fill(ctx context.Context, conn *pgx.Conn, t *jsonType, row ty
 
 func (b *typeBook) attributes(ctx context.Context, conn *pgx.Conn, relation uint32, depth int) ([]attribute, error) {
 	rows, _ := conn.Query(ctx, `
-		SELECT attname::text, atttypid FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum`, relation)
+		SELECT attname::text, atttypid FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
+		 ORDER BY attnum`, relation)
 	type column struct {
 		Name string
 		Type uint32

@@ -286,8 +286,7 @@ func (t *jsonType) appendRow(dst, text []byte) ([]byte, bool) {
 func appendString(dst, text []byte) []byte {
 	dst = append(dst, '"')
 	from := 0
-	for i := 0; i < len(text); i++ {
-		c := text[i]
+	for i, c := range text {
 		if c >= 0x20 && c != '"' && c != '\\' {
 			continue
 		}
