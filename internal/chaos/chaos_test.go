@@ -347,6 +347,25 @@ func tampered(t *testing.T, conn *pgx.Conn, e *evidence, tt tamper) []Difference
 	return e.check()
 }
 
+// TestNotSettled: a run that does not come to its end says everything that helps to find out why.
+func TestNotSettled(t *testing.T) {
+	t.Parallel()
+	r, err := Run(t.Context(), Options{
+		Seed: 4, For: 2 * time.Second, Quiet: true, Binaries: binaries, Out: testOut{t}, Settle: time.Nanosecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.OK() || r.Differences[0].Name != NotSettled || r.Changes == 0 {
+		t.Fatalf("the first difference is not that the run has not settled:\n%s", r)
+	}
+	for _, want := range []string{"weir status", "slot", "the end of its log", "goroutine 1 "} {
+		if !strings.Contains(r.Differences[0].About, want) {
+			t.Errorf("%q is not in:\n%s", want, r.Differences[0].About)
+		}
+	}
+}
+
 // TestReport: a failure names its seed and everything about the first difference.
 func TestReport(t *testing.T) {
 	t.Parallel()

@@ -24,12 +24,16 @@ const schema = `
 		version bigint NOT NULL DEFAULT 0, status text NOT NULL DEFAULT 'new');
 	CREATE TABLE app.effect (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event uuid NOT NULL, by text NOT NULL,
 		entity uuid, n bigint, tx text, at timestamptz NOT NULL DEFAULT clock_timestamp());
-	CREATE FUNCTION app.book(message jsonb) RETURNS text LANGUAGE sql AS $$
+	CREATE FUNCTION app.book(message jsonb) RETURNS text LANGUAGE plpgsql AS $$
+	BEGIN
 		INSERT INTO app.effect (event, by, entity, n, tx)
 		SELECT (message->'event'->>'id')::uuid, message->'params'->>'by', (message->'event'->>'entity_id')::uuid,
-		       (message->'event'->'data'->>'n')::bigint, message->'event'->'data'->>'tx'
-		RETURNING 'booked'
-	$$;
+		       (message->'event'->'data'->>'n')::bigint, message->'event'->'data'->>'tx';
+		IF (message->'event'->'data'->>'group')::int % 5 = 0 THEN
+			PERFORM pg_sleep(0.5); -- long enough for a fault to come in between
+		END IF;
+		RETURN 'booked';
+	END $$;
 	CREATE INDEX ON core.tb_entity_change_log ((extra_metadata->>'tx'))`
 
 var kinds = []string{"Order", "Customer", "Item"}

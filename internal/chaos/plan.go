@@ -218,11 +218,17 @@ func WritePlan(plan []Fault) string {
 	for _, f := range plan {
 		fmt.Fprintln(&s, f)
 	}
-	for _, why := range skipped {
+	for _, why := range leftOut() {
 		fmt.Fprintln(&s, "left out:", why)
 	}
-	if !withLostSlots {
-		fmt.Fprintln(&s, "left out: slot-dropped, slot-invalidated (withLostSlots)")
-	}
 	return s.String()
+}
+
+// leftOut are the faults that no plan of this program has, with the reason.
+func leftOut() []string {
+	all := slices.Clone(skipped)
+	if !withLostSlots {
+		all = append(all, "slot-dropped and slot-invalidated: withLostSlots is off")
+	}
+	return all
 }

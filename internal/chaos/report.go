@@ -45,7 +45,7 @@ type Report struct {
 func (h *harness) report(found []Difference) *Report {
 	e, worst := &h.evidence, h.ground.watch.worst()
 	r := &Report{
-		Seed: h.options.Seed, For: h.options.For, Workers: h.options.Workers, Faults: h.ground.counts, LeftOut: skipped,
+		Seed: h.options.Seed, For: h.options.For, Workers: h.options.Workers, Faults: h.ground.counts, LeftOut: leftOut(),
 		Changes: len(e.rows), Calls: len(e.calls), Effects: len(e.effects), Documents: len(e.documents) + len(e.elastic),
 		Unread: worst.Unread, LagBytes: worst.LagBytes, LagChanges: worst.LagChanges, Ends: map[string]int{}, Differences: found,
 	}
@@ -97,6 +97,9 @@ func (r *Report) String() string {
 		total += r.Faults[kind]
 	}
 	fmt.Fprintf(&s, "* %d faults: %s\n", total, strings.Join(faults, ", "))
+	for _, why := range r.LeftOut {
+		fmt.Fprintf(&s, "* left out: %s\n", why)
+	}
 	var ends []string
 	for _, how := range slices.Sorted(maps.Keys(r.Ends)) {
 		ends = append(ends, fmt.Sprintf("%s %d", how, r.Ends[how]))

@@ -26,7 +26,8 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if err := h.start(ctx); err != nil {
 		return nil, err
 	}
-	h.tell(fmt.Sprintf("seed %d, %s, %d workers, %d changes/s, logs in %s", o.Seed, o.For, o.Workers, o.Rate, h.dir))
+	h.tell(fmt.Sprintf("seed %d, %s, %d faults planned, %d workers, %d changes/s, logs in %s",
+		o.Seed, o.For, len(NewPlan(o)), o.Workers, o.Rate, h.dir))
 	if err := h.load(ctx); err != nil {
 		return nil, err
 	}
@@ -190,7 +191,10 @@ func (h *harness) load(ctx context.Context) error {
 	running.Wait()
 	stop()
 	watched.Wait()
-	return errors.Join(err, context.Cause(ctx), h.ground.mend(context.WithoutCancel(ctx)))
+	if ctx.Err() != nil { // all else follows from it
+		return context.Cause(ctx)
+	}
+	return errors.Join(err, h.ground.mend(context.WithoutCancel(ctx)))
 }
 
 // weir runs the command line and returns what it says.

@@ -102,14 +102,24 @@ func (h *harness) settle(ctx context.Context) ([]Difference, error) {
 			if ctx.Err() != nil {
 				return nil, err
 			}
-			about := err.Error() + "\n" + h.dump(context.WithoutCancel(ctx))
-			return append([]Difference{{Name: NotSettled, About: about}}, h.trouble()...), nil
+			return h.notSettled(context.WithoutCancel(ctx), err), nil
 		}
 	}
 	h.settled = time.Now()
 	h.tell("settled; comparing")
 	found, err := h.compare(ctx)
 	return append(h.trouble(), found...), err
+}
+
+// notSettled is what there is to say about a run that does not come to its end: what differs by now, and a dump.
+func (h *harness) notSettled(ctx context.Context, why error) []Difference {
+	found := h.trouble()
+	if err := h.gather(ctx); err != nil {
+		found = append(found, Difference{Name: HarnessTrouble, About: err.Error()})
+	}
+	found = append(found, h.evidence.check()...)
+	about := why.Error() + "\n" + h.dump(ctx)
+	return append([]Difference{{Name: NotSettled, About: about}}, found...)
 }
 
 // compare checks, and again as long as all that differs is a history that may still come.

@@ -14,6 +14,7 @@ const (
 	sampleEvery = 200 * time.Millisecond
 	tellEvery   = 5 * time.Second
 	askTime     = 3 * time.Second
+	takeTime    = 30 * time.Second // until a slot is gone that a worker reads again and again
 )
 
 // watch samples how the stream is doing.
@@ -76,7 +77,7 @@ func (w *watch) run(ctx context.Context) {
 func (w *watch) sample(ctx context.Context) {
 	var active bool
 	var lag, events int64
-	err := w.ask(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	err := w.ask(ctx, askTime, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `
 			SELECT s.active, pg_current_wal_lsn() - s.confirmed_flush_lsn, c.events
 			FROM pg_replication_slots s, weir.checkpoint c WHERE s.slot_name = $1`, w.slot).Scan(&active, &lag, &events)
@@ -100,8 +101,8 @@ func (w *watch) sample(ctx context.Context) {
 }
 
 // ask runs one question on a connection that is made anew when it is lost.
-func (w *watch) ask(ctx context.Context, question func(context.Context, *pgx.Conn) error) error {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+func (w *watch) ask(ctx context.Context, limit time.Duration, question func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	w.mu.Lock()
 	conn := w.conn
@@ -135,7 +136,7 @@ func (w *watch) close(ctx context.Context) {
 
 // owner is the process that reads the stream, by its lease.
 func (w *watch) owner(ctx context.Context) (pid int, err error) {
-	err = w.ask(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	err = w.ask(ctx, askTime, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `SELECT w.pid FROM weir.worker w JOIN weir.checkpoint c ON c.owner = w.client_id`).Scan(&pid)
 	})
 	return pid, err
@@ -143,7 +144,7 @@ func (w *watch) owner(ctx context.Context) (pid int, err error) {
 
 // takeSlot drops the slot, whoever reads it, or has the server invalidate it.
 func (w *watch) takeSlot(ctx context.Context, how Kind) error {
-	return w.ask(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	return w.ask(ctx, takeTime, func(ctx context.Context, conn *pgx.Conn) error {
 		if how == SlotInvalidated {
 			return invalidate(ctx, conn, w.slot)
 		}
