@@ -124,6 +124,9 @@ func TestStart(t *testing.T) {
 				s.branch = 105
 			}
 			cfg := Config{}.WithDefaults()
+			if strings.HasSuffix(name, ", tables") {
+				cfg.Tables = []CapturedTable{{Table: Table{Schema: "public", Name: "orders"}}}
+			}
 			ruled, err := judge(cfg, s)
 			got := ruled.verdict
 			if got != tc.want || (err == nil) != (tc.refusal == "") || (err != nil && !strings.Contains(err.Error(), tc.refusal)) {

@@ -46,7 +46,7 @@ const (
 )
 
 // withLostSlots says whether faults may take the replication slot away.
-const withLostSlots = false
+const withLostSlots = true
 
 // skipped are faults that one would want and that are not to be had, with the reason.
 var skipped = []string{
