@@ -208,6 +208,32 @@ func TestPartitionsAreMadeAndDropped(t *testing.T) {
 	}
 }
 
+// What a recovery may have to look up stays, however long ago the newest change was ingested, and wherever the history is.
+func TestLedgerOutlivesTheRetention(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, oneLog)
+	r.q.recovery = 24 * time.Hour
+	day := time.Now().UTC().AddDate(0, 0, -9).Format("20060102")
+	r.exec("SELECT weir.ensure_partitions($1::date, $1::date)", day)
+	r.exec(`INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn, commit_time)
+		VALUES ('1', 1, '', 'weir', '0/1', now() - interval '8 days')`)
+	short := setting.Duration(24 * time.Hour)
+	there := func() bool {
+		return r.lines("SELECT coalesce(to_regclass('weir.event_" + day + "')::text, 'gone')")[0] != "gone"
+	}
+	for _, place := range []string{"postgres", "elasticsearch"} {
+		r.keepHouseBy(index.Config{Retention: &short, Store: place})
+		if !there() {
+			t.Fatalf("store %s: the events of the day before the newest change are gone", place)
+		}
+	}
+	r.exec("UPDATE weir.checkpoint SET commit_time = now()")
+	r.keepHouseBy(index.Config{Retention: &short})
+	if there() {
+		t.Error("nothing is dropped any more")
+	}
+}
+
 // The periodic job runs, never piles up, and leaves nothing behind.
 func TestHousekeepingIsPeriodic(t *testing.T) {
 	t.Parallel()
