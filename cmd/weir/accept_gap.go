@@ -18,11 +18,11 @@ func newAcceptGapCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "accept-gap",
 		Short: "Go on where changes are missing that cannot be made up for",
-		Long: `A slot that is lost is made up for from the change log. What comes not from there, which is changes of source.tables and messages,
-cannot be: the workers capture nothing then, and weir status exits with 5, until somebody has accepted the gap.
+		Long: `A slot that is lost is made up for from the change log. What comes not from there, which is changes of source.tables and
+messages, cannot be: the workers capture nothing then, and weir status exits with 5, until somebody has accepted the gap.
 
 Accept-gap says since when changes may be missing. Then workers go on by themselves: they recover what the change log holds, and
-capture from there. With --snapshot, tables that had a snapshot are read again, so that what is in them becomes events once more.`,
+capture from there. With --snapshot, tables that had a snapshot are read again, so that what is in them becomes events again.`,
 		Args: noArguments,
 		RunE: a.does(func(ctx context.Context, _ []string) error { return a.acceptGap(ctx, how) }),
 	}

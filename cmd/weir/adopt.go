@@ -104,7 +104,8 @@ func (a *app) writePlan(w io.Writer, plan *ops.Adoption, oneDatabase bool) {
 	switch {
 	case plan.Problem != "":
 	case plan.Gap != "":
-		fmt.Fprintf(w, "nothing to adopt: the checkpoint belongs to this source, but changes are missing: %s.\nTo go on: weir accept-gap\n", plan.Gap)
+		fmt.Fprintf(w, "nothing to adopt: the checkpoint belongs to this source, but changes are missing: %s.\n"+
+			"To go on: weir accept-gap\n", plan.Gap)
 		return
 	case plan.Recovers != "":
 		fmt.Fprintf(w, "nothing to adopt: a worker recovers by itself, from the change log: %s.\n", plan.Recovers)

@@ -138,8 +138,8 @@ func (a *app) streamCell(s *ops.Status) cell {
 		return cell{fmt.Sprintf("no slot: %s does not exist any more; a worker makes it again and recovers from the change log",
 			s.Stream.Slot), red}
 	case ops.StreamLost:
-		return cell{fmt.Sprintf("lost: the server removed WAL that slot %s still needed; a worker makes it again and recovers from the "+
-			"change log", s.Stream.Slot), red}
+		return cell{fmt.Sprintf("lost: the server removed WAL that slot %s still needed; a worker makes it again and recovers from "+
+			"the change log", s.Stream.Slot), red}
 	case ops.StreamRecovering:
 		return cell{fmt.Sprintf("recovering: %d of about %s of the change log compared with what was ingested (%s)",
 			s.Stream.RecoveryRead, count(s.Stream.RecoveryRows, "row"), s.Stream.Lost), yellow}

@@ -215,7 +215,8 @@ func (c *checkup) whole(ctx context.Context) error {
 // weirTables are the tables and views of schema weir; a test compares them with what the migrations make.
 func weirTables() []string {
 	return []string{
-		"captured_table", "checkpoint", "dead_letter", "dedup", "discarded_change", "document", "document_default", "endpoint", "event", "event_default", "forgotten", "gone",
+		"captured_table", "checkpoint", "dead_letter", "dedup", "discarded_change", "document",
+		"document_default", "endpoint", "event", "event_default", "forgotten", "gone",
 		"history", "ordered_job", "outcome", "outcome_default",
 		"river_job", "river_leader", "river_migration", "river_notification", "river_queue", "worker",
 	}

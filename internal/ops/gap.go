@@ -55,8 +55,8 @@ func ReadGap(ctx context.Context, db DB) (*Gap, error) {
 	return g, nil
 }
 
-// Accept lets workers go on: they recover from the change log what it holds, and capture from then on. With snapshots, tables that
-// had one are read again.
+// Accept lets workers go on: they recover from the change log what it holds, and capture from then on. With snapshots, tables
+// that had one are read again.
 func (g *Gap) Accept(ctx context.Context, snapshots bool) error {
 	return pgx.BeginFunc(ctx, g.db, func(tx pgx.Tx) error {
 		accepted, err := store.New().AcceptGap(ctx, tx, g.epoch)
