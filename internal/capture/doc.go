@@ -14,9 +14,12 @@
 //	connecting --settle--> streaming (START_REPLICATION succeeded: the slot is the mutex between workers)
 //	streaming  --error---> connecting (backoff with jitter, for ever)
 //	any        --SetupError--> Run returns: waiting does not cure it
+//	connecting --settle--> recovering (the slot has lost something: recover.go) --> connecting
+//	connecting --settle--> gap (and the change log cannot make up for it) --weir accept-gap--> recovering
 //
 // Settling brings publication, slot and checkpoint into being, in this order, and compares them (judge): a checkpoint
-// of another cluster, timeline or installation, a slot that is gone, lost or ahead of the checkpoint is refused.
+// of another cluster or installation, or of a timeline that the source's does not come of, is refused; a slot that is gone, lost
+// or ahead of the checkpoint is made up for.
 //
 // Until we have the slot, what was judged may change: somebody moves the slot, adopts the checkpoint, or lets the URL lead
 // to another server. So the streaming connection says itself which server it is to, the epoch is taken only if it is the

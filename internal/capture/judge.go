@@ -172,7 +172,7 @@ func branchOf(history string, ancestor int32) (event.LSN, error) {
 		if len(fields) < 2 || strings.HasPrefix(fields[0], "#") {
 			continue
 		}
-		if n, err := strconv.ParseInt(fields[0], 10, 32); err == nil && int32(n) == ancestor {
+		if n, err := strconv.ParseInt(fields[0], 10, 32); err == nil && n == int64(ancestor) {
 			return event.ParseLSN(fields[1])
 		}
 	}

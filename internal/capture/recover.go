@@ -136,6 +136,11 @@ func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, t
 	if err := endSessions(ctx, dead, src); err != nil {
 		return err
 	}
+	if seen.branch != 0 { // whose positions may be lower
+		if _, err := store.New().AgeOrdered(ctx, dst); err != nil {
+			return fmt.Errorf("put the deliveries that keep an order before those to come: %w", err)
+		}
+	}
 	if _, _, err := publishTables(ctx, src, s.cfg); err != nil { // before the slot
 		return err
 	}
@@ -193,7 +198,8 @@ func endSessions(ctx context.Context, dead []string, servers ...*pgx.Conn) error
 
 // renewSlot makes the slot again. The connection keeps its snapshot.
 func (s *Stream) renewSlot(ctx context.Context, src *pgx.Conn, seen *sight) (*pgconn.PgConn, exported, error) {
-	_, err := src.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, string(s.cfg.Slot))
+	_, err := src.Exec(ctx, `
+		SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, string(s.cfg.Slot))
 	if err != nil {
 		return nil, exported{}, fmt.Errorf("drop slot %s: %w", s.cfg.Slot, err)
 	}

@@ -55,8 +55,8 @@ func (r *recovery) run(ctx context.Context) error {
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // it has only read
 	log, began := *r.stream.cfg.ChangeLog, time.Now()
 	var first int64
-	err = tx.QueryRow(ctx, "SELECT count(*), coalesce(min(pk_entity_change_log), 0) FROM "+log.SQL()+" WHERE created_at >= $1", r.since).
-		Scan(&r.total, &first)
+	bounds := "SELECT count(*), coalesce(min(pk_entity_change_log), 0) FROM " + log.SQL() + " WHERE created_at >= $1"
+	err = tx.QueryRow(ctx, bounds, r.since).Scan(&r.total, &first)
 	if err != nil {
 		return deniedRows(err, r.src, log)
 	}
@@ -278,6 +278,7 @@ func deniedRows(err error, src *pgx.Conn, log Table) error {
 	}
 	return &SetupError{
 		fmt.Sprintf("a lost slot cannot be made up for: role %s may not read %s (%s)", src.Config().User, log, refused.Message),
-		fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s; GRANT SELECT ON %s TO %[2]s;", pgx.Identifier{log.Schema}.Sanitize(), role, log.SQL()),
+		fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s; GRANT SELECT ON %s TO %[2]s;",
+			pgx.Identifier{log.Schema}.Sanitize(), role, log.SQL()),
 	}
 }

@@ -438,7 +438,8 @@ func createPublication(ctx context.Context, conn *pgx.Conn, cfg Config) (tooOld 
 		case slotTooOld:
 			tooOld = true
 		case slotUnknown: // somebody else is looking, too
-			return false, fmt.Errorf("slot %s cannot be looked into, which has to be before its publication is made: %w", cfg.Slot, errChanged)
+			return false, fmt.Errorf("slot %s cannot be looked into, which has to be before its publication is made: %w",
+				cfg.Slot, errChanged)
 		case slotReadable:
 		}
 	}
