@@ -20,10 +20,10 @@ type Delivery struct {
 	DeliveryID *uuid.UUID `json:"delivery_id"`
 	// ReplayOf is the delivery that this one repeats, made by a replay; null for one that repeats none.
 	ReplayOf *uuid.UUID `json:"replay_of"`
-	Kind       string     `json:"kind"`
-	Observer   string     `json:"observer"` // "" for a row that is no event
-	Action     string     `json:"action"`   // "" for a change that could not be matched
-	Queue      string     `json:"queue"`    // the endpoint's; of a delivery that has moved, the endpoint
+	Kind     string     `json:"kind"`
+	Observer string     `json:"observer"` // "" for a row that is no event
+	Action   string     `json:"action"`   // "" for a change that could not be matched
+	Queue    string     `json:"queue"`    // the endpoint's; of a delivery that has moved, the endpoint
 	// State is River's: available, running, scheduled, retryable, pending, completed, cancelled, discarded.
 	State      string `json:"state"`
 	DeadLetter bool   `json:"dead_letter"`
