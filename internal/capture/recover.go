@@ -112,8 +112,11 @@ const GapMend = "weir accept-gap # which says what may be missing"
 
 // recover makes up for the loss. A nil error may also mean that somebody else was quicker.
 func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, todo ruling, dead []string) error {
-	if err := readable(ctx, src, *s.cfg.ChangeLog); err != nil { // before anything is given up
-		return err
+	logged := *s.cfg.ChangeLog != (Table{}) // else there is nothing to make up from
+	if logged {
+		if err := readable(ctx, src, *s.cfg.ChangeLog); err != nil { // before anything is given up
+			return err
+		}
 	}
 	// Before the checkpoint is taken, since a batch that hangs holds its row, and after, since a session may have been opened
 	// meanwhile.
@@ -155,8 +158,10 @@ func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, t
 			conn: dst, sink: s.opts.Sink, committed: s.opts.Committed, epoch: cp.Epoch, beside: true, metrics: s.metrics, log: s.log,
 		},
 	}
-	if err := r.run(ctx); err != nil {
-		return fmt.Errorf("recover from the change log: %w", err)
+	if logged {
+		if err := r.run(ctx); err != nil {
+			return fmt.Errorf("recover from the change log: %w", err)
+		}
 	}
 	return s.finishRecovery(ctx, dst, seen, cp.Epoch, made.point)
 }

@@ -26,7 +26,7 @@ const (
 // settings is weir.yaml, the same for all workers. What each of them connects through is in its environment.
 const settings = `installation: %[1]s
 database: {url: "${CHAOS_DATABASE}"}
-source: {slot: %[1]s, heartbeat: 1s, lease: 5s}
+source: {slot: %[1]s, heartbeat: 1s, lease: 6s}
 redis: {url: "${CHAOS_REDIS}"}
 %[2]s
 outbound: {allow: ["127.0.0.1"]}
