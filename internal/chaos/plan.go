@@ -45,9 +45,6 @@ const (
 	SlotInvalidated Kind = "slot-invalidated"
 )
 
-// withLostSlots says whether faults may take the replication slot away.
-const withLostSlots = true
-
 // skipped are faults that one would want and that are not to be had, with the reason.
 var skipped = []string{
 	"clock jumps: the database's clock is the machine's, and there is nothing to preload into a worker; stop-worker and " +
@@ -98,8 +95,6 @@ type recipe struct {
 
 func elastic(o Options) bool { return o.Elasticsearch }
 
-func lostSlots(Options) bool { return withLostSlots }
-
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 var recipes = []recipe{
@@ -131,8 +126,8 @@ var recipes = []recipe{
 	{kind: ReceiverResets, min: seconds(1), max: seconds(8), perPath: true, holds: "receiver"},
 	{kind: ElasticKill, max: seconds(10), holds: "elasticsearch", only: elastic},
 	{kind: ElasticStop, min: seconds(1), max: seconds(15), holds: "elasticsearch", only: elastic},
-	{kind: SlotDropped, only: lostSlots, holds: "slot"},
-	{kind: SlotInvalidated, only: lostSlots, holds: "slot"},
+	{kind: SlotDropped, holds: "slot"},
+	{kind: SlotInvalidated, holds: "slot"},
 }
 
 const (
@@ -218,17 +213,8 @@ func WritePlan(plan []Fault) string {
 	for _, f := range plan {
 		fmt.Fprintln(&s, f)
 	}
-	for _, why := range leftOut() {
+	for _, why := range skipped {
 		fmt.Fprintln(&s, "left out:", why)
 	}
 	return s.String()
-}
-
-// leftOut are the faults that no plan of this program has, with the reason.
-func leftOut() []string {
-	all := slices.Clone(skipped)
-	if !withLostSlots {
-		all = append(all, "slot-dropped and slot-invalidated: withLostSlots is off")
-	}
-	return all
 }

@@ -45,7 +45,7 @@ type Report struct {
 func (h *harness) report(found []Difference) *Report {
 	e, worst := &h.evidence, h.ground.watch.worst()
 	r := &Report{
-		Seed: h.options.Seed, For: h.options.For, Workers: h.options.Workers, Faults: h.ground.counts, LeftOut: leftOut(),
+		Seed: h.options.Seed, For: h.options.For, Workers: h.options.Workers, Faults: h.ground.counts, LeftOut: skipped,
 		Changes: len(e.rows), Calls: len(e.calls), Effects: len(e.effects), Documents: len(e.documents) + len(e.elastic),
 		Unread: worst.Unread, LagBytes: worst.LagBytes, LagChanges: worst.LagChanges, Ends: map[string]int{}, Differences: found,
 	}

@@ -189,6 +189,9 @@ func invalidate(ctx context.Context, conn *pgx.Conn, slot string) error {
 			}
 		}
 		err := conn.QueryRow(ctx, `SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = $1`, slot).Scan(&lost)
+		if errors.Is(err, pgx.ErrNoRows) { // a worker is making it again
+			continue
+		}
 		if err != nil || lost {
 			return err
 		}
