@@ -72,7 +72,9 @@ func (p *pair) failOver(t *testing.T, there *rig) {
 	if err := p.primary.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	there.exec("SELECT pg_promote()")
+	// The wait for it may be called off, where what is replayed last is in the way of the statement.
+	_, _ = there.conn.Exec(t.Context(), "SELECT pg_promote()")
+	there.await("the promotion", func() bool { return there.one("SELECT pg_is_in_recovery()::text") == "false" })
 	p.relay.lead(host(t, there.url))
 	p.relay.cut()
 	p.rig = there
@@ -169,7 +171,7 @@ func (p *pair) awaitSynced(there *rig) {
 	p.t.Helper()
 	at := p.one("SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1", p.slot)
 	p.awaitFor(2*time.Minute, "the slot on the standby", func() bool {
-		p.exec("SELECT pg_log_standby_snapshot()")
+		p.exec("SELECT pg_log_standby_snapshot(), pg_logical_emit_message(true, 'app', repeat('x', 20000))") // the slot moves with the WAL
 		time.Sleep(200 * time.Millisecond) // the slot's synchronization polls
 		return there.one(`SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = $1 AND synced AND NOT temporary
 			AND confirmed_flush_lsn >= $2::text::pg_lsn`, p.slot, at) == "1"
