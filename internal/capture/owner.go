@@ -128,7 +128,8 @@ func (s *Stream) Reads() (heard time.Duration, reading bool) {
 }
 
 // keepsSlot says that this worker has the slot, or makes it, and does not read yet. Until done, standbys take it for alive as
-// long as it renews its lease: making a slot takes as long as others leave transactions open.
+// long as it renews its lease: making a slot takes as long as others leave transactions open, and a snapshot, or a recovery, as
+// long as there are rows.
 func (s *Stream) keepsSlot() (done func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -254,3 +254,25 @@ func TestSnapshotWaitsForOpenTransactions(t *testing.T) {
 		t.Errorf("got %s", strings.Join(got, "\n"))
 	}
 }
+
+// However long a snapshot takes, standbys take its owner for one that reads: ended, it would begin it again, for ever.
+func TestSnapshotKeepsTheStream(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.exec(`CREATE TABLE orders (id int PRIMARY KEY, v int); INSERT INTO orders VALUES (1, 0)`)
+	r.capture(snapshotOf("orders"))
+	taken, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r.sink.before = func(context.Context, []event.Change) error {
+		once.Do(func() { close(taken); <-goOn })
+		return nil
+	}
+	run := r.start("one")
+	<-taken
+	if heard, reading := run.Reads(); heard != 0 || !reading {
+		t.Errorf("in the middle of a snapshot it says that it reads: %v, and that its source was heard %s ago", reading, heard)
+	}
+	close(goOn)
+	r.became("the snapshot", `INSERT orders 1 {"id":1,"v":0}`)
+	r.await("it to read", func() bool { heard, _ := run.Reads(); return heard > 0 })
+}

@@ -44,6 +44,7 @@ type tables struct {
 
 // takeTables makes the publication of source.tables what the configuration says, and finds out from where on it can be read.
 func (s *Stream) takeTables(ctx context.Context, src, dst *pgx.Conn, cp *checkpoint) (tables, error) {
+	defer s.keepsSlot()() // the publication's tables may be locked
 	made, changed, err := publishTables(ctx, src, s.cfg)
 	if err != nil {
 		return tables{}, err
