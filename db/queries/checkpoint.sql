@@ -30,15 +30,20 @@ RETURNING system_identifier, timeline, server, database_system, installation, sl
 -- name: AdoptCheckpoint :execrows
 -- AdoptCheckpoint makes the checkpoint that of another source, for a worker that nobody has fenced since: 0 rows mean that
 -- one has come in between. What it knew of the publication of the tables holds in the same cluster only; tables_from is 0
--- where nothing new is known.
+-- where nothing new is known. Where positions are other ones, so is the place at which the stream took over from snapshots.
+WITH lowered AS (
+    UPDATE weir.captured_table t SET joined = '0/0'::pg_lsn + @lsn::bigint
+    WHERE EXISTS (SELECT FROM weir.checkpoint c
+                  WHERE c.epoch = @epoch AND (c.system_identifier <> @system_identifier OR c.timeline <> @timeline))
+      AND t.joined > '0/0'::pg_lsn + @lsn::bigint)
 UPDATE weir.checkpoint
 SET system_identifier = @system_identifier, timeline = @timeline, server = @server, database_system = @database_system,
-    installation = @installation, slot = @slot, lsn = '0/0'::pg_lsn + @lsn::bigint, tx_index = @tx_index, epoch = epoch + 1,
+    installation = @installation, slot = @slot, lsn = '0/0'::pg_lsn + @lsn::bigint, tx_index = @tx_index, epoch = checkpoint.epoch + 1,
     owner = '', state = 'streaming', problem = '', began_at = coalesce(sqlc.narg('began_at'), began_at), updated_at = now(),
     tables_from = CASE
         WHEN @tables_from::bigint > 0 THEN '0/0'::pg_lsn + @tables_from::bigint
         WHEN system_identifier = @system_identifier AND tables_from <= '0/0'::pg_lsn + @lsn::bigint THEN tables_from END
-WHERE epoch = @epoch;
+WHERE checkpoint.epoch = @epoch;
 
 -- name: SetTablesFrom :execrows
 -- SetTablesFrom says from where on the publication of the tables can be read; 0: it is not to be.

@@ -13,6 +13,10 @@ INSERT INTO weir.captured_table (name) VALUES (@name) ON CONFLICT DO NOTHING;
 -- what it has made known by then was so at this place.
 UPDATE weir.captured_table SET joined = '0/0'::pg_lsn + @joined::bigint WHERE name = @name AND joined IS NULL;
 
+-- name: LowerJoined :execrows
+-- LowerJoined is for a timeline whose positions begin anew at an LSN: what is committed behind it is in no snapshot of before.
+UPDATE weir.captured_table SET joined = '0/0'::pg_lsn + @lsn::bigint WHERE joined > '0/0'::pg_lsn + @lsn::bigint;
+
 -- name: CountSnapshot :exec
 UPDATE weir.captured_table SET rows = rows + @rows WHERE name = @name;
 

@@ -38,6 +38,7 @@ type start struct {
 	confirmed  event.LSN // what the slot has been told
 	active     bool      // another worker has the slot
 	tables     bool      // the publication of the tables is to be read, too
+	branch     event.LSN // where the source's timeline left the checkpoint's; 0: it is the same
 }
 
 // The values of State.
@@ -91,7 +92,7 @@ func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) 
 			return start{
 				id: seen.identity.or(seen.checkpoint.identity), checkpoint: seen.checkpoint.Position, epoch: seen.checkpoint.Epoch,
 				owner: seen.checkpoint.Owner, confirmed: seen.slot.Confirmed, active: seen.slot.Active,
-				tables: seen.checkpoint.readsTables(),
+				tables: seen.checkpoint.readsTables(), branch: seen.branch,
 			}, nil
 		}
 		if err != nil {
@@ -117,7 +118,7 @@ func (s *Stream) firstSlot(ctx context.Context, src *pgx.Conn) (began time.Time,
 		return began, err
 	}
 	defer s.keepsSlot()()
-	made, err := createSlot(ctx, src, s.cfg, s.log, s.watch)
+	made, err := createSlot(ctx, src, s.cfg, s.log, s.connectSource)
 	if !made {
 		began = time.Time{}
 	}
@@ -147,11 +148,6 @@ func (s *Stream) firstCheckpoint(ctx context.Context, src, dst *pgx.Conn, seen *
 func clock(ctx context.Context, src *pgx.Conn) (now time.Time, err error) {
 	err = src.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now)
 	return now, err
-}
-
-// watch opens a further connection to the source.
-func (s *Stream) watch(ctx context.Context) (*pgx.Conn, error) {
-	return sourceConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
 }
 
 // warnOfTimeline says what no server can tell.
@@ -280,6 +276,9 @@ func takeCheckpoint(ctx context.Context, conn *pgx.Conn, owner string, start sta
 				Owner: owner, Timeline: start.id.Timeline, Server: start.id.Server.String(), DatabaseSystem: start.id.Home.String(),
 				Epoch: start.epoch,
 			})
+		}
+		if err == nil && start.branch != 0 {
+			_, err = store.New().LowerJoined(ctx, tx, int64(start.branch))
 		}
 		return err
 	})

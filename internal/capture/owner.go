@@ -398,6 +398,7 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	return err
 }
 
+// connectSource opens a further connection to the source.
 func (s *Stream) connectSource(ctx context.Context) (*pgx.Conn, error) {
 	return sourceConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
 }

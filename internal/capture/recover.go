@@ -219,7 +219,7 @@ func (s *Stream) renewSlot(ctx context.Context, src *pgx.Conn, seen *sight) (*pg
 	err = start{id: seen.identity}.leadsTo(ctx, repl)
 	var made exported
 	if err == nil {
-		stop := reportWaiting(ctx, s.log, s.watch)
+		stop := reportWaiting(ctx, s.log, s.connectSource)
 		made, err = exportSlot(ctx, repl, version, string(s.cfg.Slot), lastingSlot)
 		stop()
 	}
@@ -236,13 +236,19 @@ func (s *Stream) finishRecovery(ctx context.Context, dst *pgx.Conn, seen *sight,
 	if s.cfg.CapturesTables() {
 		tablesFrom = point
 	}
-	moved, err := store.New().FinishRecovery(ctx, dst, store.FinishRecoveryParams{
-		LSN: int64(point), Timeline: id.Timeline, Server: id.Server.String(), DatabaseSystem: id.Home.String(), Epoch: epoch,
-		TablesFrom: int64(tablesFrom),
+	err := pgx.BeginFunc(ctx, dst, func(tx pgx.Tx) error {
+		moved, err := store.New().FinishRecovery(ctx, tx, store.FinishRecoveryParams{
+			LSN: int64(point), Timeline: id.Timeline, Server: id.Server.String(), DatabaseSystem: id.Home.String(), Epoch: epoch,
+			TablesFrom: int64(tablesFrom),
+		})
+		if err == nil && moved != 1 {
+			err = errFenced
+		}
+		if err == nil {
+			_, err = store.New().LowerJoined(ctx, tx, int64(point))
+		}
+		return err
 	})
-	if err == nil && moved != 1 {
-		err = errFenced
-	}
 	if err != nil {
 		return fmt.Errorf("store the checkpoint after the recovery: %w", err)
 	}

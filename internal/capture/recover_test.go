@@ -405,3 +405,47 @@ func (r *rig) gauge(name string) float64 {
 	r.t.Fatalf("no metric %s", name)
 	return 0
 }
+
+// Without a change log there is nothing to recover from: once the gap is accepted, the stream goes on at the present. Where
+// positions are lower than before, as on another timeline, no snapshot of before has what comes.
+func TestGapWithoutAChangeLog(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.exec("CREATE TABLE orders (id int PRIMARY KEY, v int)")
+	r.capture(table("orders"))
+	r.cfg.ChangeLog = &capture.Table{}
+	run := r.start("one")
+	r.streaming(run)
+	run.stop(t)
+	r.letGo()
+	r.dropSlot()
+	r.exec("INSERT INTO orders VALUES (1, 0)")
+	run = r.start("two")
+	r.await("it to stop", func() bool { return run.Health().State == capture.Gap })
+	r.exec(joinedFarAhead)
+	r.exec("UPDATE weir.checkpoint SET state = 'recovering', owner = '', epoch = epoch + 1") // weir accept-gap
+	r.streaming(run)
+	r.exec("INSERT INTO orders VALUES (2, 0)")
+	r.became("after the gap", `INSERT orders 2 {"id":2,"v":0}`)
+}
+
+// joinedFarAhead is a snapshot of another timeline, or another cluster.
+const joinedFarAhead = `INSERT INTO weir.captured_table (name, joined, finished_at) VALUES ('public.orders', 'FFFF/0', now())`
+
+// In another cluster positions are lower: what is written to a table there is in no snapshot of the cluster before.
+func TestAdoptionElsewhereForgetsWhereSnapshotsJoined(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.exec("CREATE TABLE orders (id int PRIMARY KEY, v int)")
+	r.capture(table("orders"))
+	run := r.start("one")
+	r.streaming(run)
+	run.stop(t)
+	r.letGo()
+	r.exec("UPDATE weir.checkpoint SET system_identifier = '7'")
+	r.exec(joinedFarAhead)
+	r.adopt()
+	r.streaming(r.start("two"))
+	r.exec("INSERT INTO orders VALUES (1, 0)")
+	r.became("what comes", `INSERT orders 1 {"id":1,"v":0}`)
+}

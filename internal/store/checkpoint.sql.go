@@ -11,14 +11,19 @@ import (
 )
 
 const adoptCheckpoint = `-- name: AdoptCheckpoint :execrows
+WITH lowered AS (
+    UPDATE weir.captured_table t SET joined = '0/0'::pg_lsn + $7::bigint
+    WHERE EXISTS (SELECT FROM weir.checkpoint c
+                  WHERE c.epoch = $11 AND (c.system_identifier <> $1 OR c.timeline <> $2))
+      AND t.joined > '0/0'::pg_lsn + $7::bigint)
 UPDATE weir.checkpoint
 SET system_identifier = $1, timeline = $2, server = $3, database_system = $4,
-    installation = $5, slot = $6, lsn = '0/0'::pg_lsn + $7::bigint, tx_index = $8, epoch = epoch + 1,
+    installation = $5, slot = $6, lsn = '0/0'::pg_lsn + $7::bigint, tx_index = $8, epoch = checkpoint.epoch + 1,
     owner = '', state = 'streaming', problem = '', began_at = coalesce($9, began_at), updated_at = now(),
     tables_from = CASE
         WHEN $10::bigint > 0 THEN '0/0'::pg_lsn + $10::bigint
         WHEN system_identifier = $1 AND tables_from <= '0/0'::pg_lsn + $7::bigint THEN tables_from END
-WHERE epoch = $11
+WHERE checkpoint.epoch = $11
 `
 
 type AdoptCheckpointParams struct {
@@ -37,7 +42,7 @@ type AdoptCheckpointParams struct {
 
 // AdoptCheckpoint makes the checkpoint that of another source, for a worker that nobody has fenced since: 0 rows mean that
 // one has come in between. What it knew of the publication of the tables holds in the same cluster only; tables_from is 0
-// where nothing new is known.
+// where nothing new is known. Where positions are other ones, so is the place at which the stream took over from snapshots.
 func (q *Queries) AdoptCheckpoint(ctx context.Context, db DBTX, arg AdoptCheckpointParams) (int64, error) {
 	result, err := db.Exec(ctx, adoptCheckpoint,
 		arg.SystemIdentifier,

@@ -149,3 +149,16 @@ func (q *Queries) KnownRows(ctx context.Context, db DBTX, arg KnownRowsParams) (
 	}
 	return items, nil
 }
+
+const lowerJoined = `-- name: LowerJoined :execrows
+UPDATE weir.captured_table SET joined = '0/0'::pg_lsn + $1::bigint WHERE joined > '0/0'::pg_lsn + $1::bigint
+`
+
+// LowerJoined is for a timeline whose positions begin anew at an LSN: what is committed behind it is in no snapshot of before.
+func (q *Queries) LowerJoined(ctx context.Context, db DBTX, lsn int64) (int64, error) {
+	result, err := db.Exec(ctx, lowerJoined, lsn)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
