@@ -117,7 +117,8 @@ func (s *Stream) firstSlot(ctx context.Context, src *pgx.Conn) (began time.Time,
 	if began, err = clock(ctx, src); err != nil {
 		return began, err
 	}
-	defer s.keepsSlot()()
+	kept := s.keepsSlot()
+	defer kept()
 	made, err := createSlot(ctx, src, s.cfg, s.log, s.connectSource)
 	if !made {
 		began = time.Time{}
@@ -269,29 +270,47 @@ func insertCheckpoint(ctx context.Context, db store.DBTX, cp checkpoint) error {
 // from then on.
 func takeCheckpoint(ctx context.Context, conn *pgx.Conn, owner string, start start) (*checkpoint, error) {
 	var row store.TakeCheckpointRow
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "SELECT set_config('lock_timeout', $1, true)", fmt.Sprint(takeTime.Milliseconds()))
-		if err == nil {
-			row, err = store.New().TakeCheckpoint(ctx, tx, store.TakeCheckpointParams{
-				Owner: owner, Timeline: start.id.Timeline, Server: start.id.Server.String(), DatabaseSystem: start.id.Home.String(),
-				Epoch: start.epoch,
-			})
-		}
+	err := taking(ctx, conn, start.owner, func(tx pgx.Tx) (err error) {
+		row, err = store.New().TakeCheckpoint(ctx, tx, store.TakeCheckpointParams{
+			Owner: owner, Timeline: start.id.Timeline, Server: start.id.Server.String(), DatabaseSystem: start.id.Home.String(),
+			Epoch: start.epoch,
+		})
 		if err == nil && start.branch != 0 {
 			_, err = store.New().LowerJoined(ctx, tx, int64(start.branch))
 		}
 		return err
 	})
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return nil, fmt.Errorf("take the checkpoint: %w", errChanged)
-	case hasCode(err, "55P03"): // lock_not_available
-		return nil, fmt.Errorf("take the checkpoint: its row is locked for %s, as by an open transaction of its owner before (%s)",
-			takeTime, start.owner)
-	case err != nil:
-		return nil, fmt.Errorf("take the checkpoint: %w", err)
+	if err != nil {
+		return nil, err
 	}
 	return checkpointOf(store.GetCheckpointRow(row)), nil
+}
+
+// taking runs what takes the checkpoint from its owner before. That one may have been stopped in the middle of a batch, and have
+// lost the slot, so that nobody had to end it: its sessions are ended here when it is dead to others.
+func taking(ctx context.Context, conn *pgx.Conn, before string, take func(pgx.Tx) error) error {
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "SELECT set_config('lock_timeout', $1, true)", fmt.Sprint(takeTime.Milliseconds()))
+		if err != nil {
+			return err
+		}
+		return take(tx)
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("take the checkpoint: %w", errChanged)
+	case hasCode(err, "55P03"): // lock_not_available
+		err = fmt.Errorf("take the checkpoint: its row is locked for %s, as by an open transaction of its owner before (%s)",
+			takeTime, before)
+		lives, asked := store.New().WorkerLives(ctx, conn, before)
+		if asked != nil || lives || before == "" || appPrefix+before == conn.Config().RuntimeParams["application_name"] {
+			return errors.Join(err, asked)
+		}
+		return errors.Join(err, endSessions(ctx, []string{before}, conn))
+	case err != nil:
+		return fmt.Errorf("take the checkpoint: %w", err)
+	}
+	return nil
 }
 
 // takeTime is how long the owner before us may take to end the batch that it was storing. With that its session ends, too:

@@ -32,7 +32,9 @@
 // sign of life (stream_at, by the database's clock). A standby ends it when that is older than source.lease less what the
 // takeover takes, or when its row is gone. It must have seen the database up for long enough (MayBury) and must have looked at
 // this owner without a break, or a server that stood still would make everybody dead. Sessions are known by application_name.
-// One that is not of a worker which the checkpoint or weir.worker knows is a stranger's: nobody ends it.
+// One that is not of a worker which the checkpoint or weir.worker knows is a stranger's: nobody ends it. Who makes the slot,
+// takes a snapshot or recovers counts as one that reads (keepsSlot). While the state is recovering nobody waits for the slot:
+// others wait for the owner (recover.go, mayInterrupt).
 //
 //   - The owner is killed: the server closes its session, the slot is free.
 //   - It is stopped: its sessions are ended, in the source and in the database, where it may hold the checkpoint's row. What it

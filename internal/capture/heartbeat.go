@@ -35,6 +35,9 @@ type heartbeat struct {
 // It asks on this connection, since a walsender that decodes a large transaction reads nothing for a while.
 const pulse = time.Second
 
+// emitHeartbeat does not wait for standbys: whether they have it does not matter.
+const emitHeartbeat = `SELECT set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, $1, '')`
+
 func (h *heartbeat) run(ctx context.Context) error {
 	for {
 		if err := h.beat(ctx); err != nil {
@@ -109,9 +112,7 @@ func (h *heartbeat) beat(ctx context.Context) error {
 	if uint64(lsn) < h.metrics.stored.Load()+heartbeatWAL && retained < retainedWAL {
 		return nil
 	}
-	// Whether standbys have it is nothing to wait for.
-	_, err = h.conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, $1, '')`,
-		heartbeatPrefix)
+	_, err = h.conn.Exec(ctx, emitHeartbeat, heartbeatPrefix)
 	if hasCode(err, "42501") {
 		return &SetupError{
 			"role " + h.conn.Config().User + " may not emit the heartbeat, without which an idle slot holds WAL back",

@@ -29,7 +29,7 @@ func (s *Stream) interrupted(ctx context.Context, src, dst *pgx.Conn, seen *sigh
 	if seen.checkpoint.State == stateGap {
 		return s.awaitAcceptance(ctx, dst, todo.problem)
 	}
-	may, dead, err := s.mayInterrupt(ctx, src, dst, seen)
+	may, over, err := s.mayInterrupt(ctx, src, dst, seen)
 	if err != nil {
 		return err
 	}
@@ -40,51 +40,73 @@ func (s *Stream) interrupted(ctx context.Context, src, dst *pgx.Conn, seen *sigh
 	}
 	s.warnOfTimeline(seen)
 	if todo.verdict == stopAtTheGap {
+		if err := endSessions(ctx, over, src, dst); err != nil {
+			return err
+		}
 		_, err := s.interrupt(ctx, dst, seen, stateGap, todo.problem)
 		if errors.Is(err, errChanged) {
 			return nil
 		}
 		return err
 	}
-	return s.recover(ctx, src, dst, seen, todo, dead)
+	return s.recover(ctx, src, dst, seen, todo, over)
 }
 
-// mayInterrupt says that nobody who is alive recovers the stream, or reads it, and who does so and is dead. That a worker is dead
-// others find out: its row in weir.worker is gone then.
-func (s *Stream) mayInterrupt(ctx context.Context, src, dst *pgx.Conn, seen *sight) (may bool, dead []string, err error) {
-	if seen.checkpoint.State == stateRecovering {
-		dead = append(dead, seen.checkpoint.Owner)
-	}
+// mayInterrupt says that nobody who is alive recovers the stream, or reads it, and whose sessions are to be ended before: those
+// of its owner, and of who has the slot, if their time is up. They may hold the checkpoint's row, or the slot.
+func (s *Stream) mayInterrupt(ctx context.Context, src, dst *pgx.Conn, seen *sight) (may bool, over []string, err error) {
+	owner, reader := seen.checkpoint.Owner, ""
 	if seen.slot != nil && seen.slot.Active {
-		reader, err := readHolder(ctx, src, s.cfg.Slot)
-		if err != nil || reader == nil { // gone by now: look again
+		h, err := readHolder(ctx, src, s.cfg.Slot)
+		if err != nil || h == nil { // gone by now: look again
 			return false, nil, err
 		}
-		id := reader.client()
-		if id == "" || id == s.opts.ClientID { // a stranger, or a session of ours that the server has not ended yet
+		if reader = h.client(); reader == "" { // a stranger
 			return false, nil, nil
 		}
-		dead = append(dead, id)
-	}
-	dead = slices.DeleteFunc(dead, func(id string) bool { return id == "" || id == s.opts.ClientID })
-	for _, id := range dead {
-		if lives, err := store.New().WorkerLives(ctx, dst, id); err != nil || lives {
+		if reader == s.opts.ClientID { // on a connection that is dead without the server knowing
+			_, err := (&standby{Stream: s, src: src, watch: watch{holder: *h}}).endHolder(ctx)
 			return false, nil, err
 		}
 	}
-	return true, dead, nil
+	for _, id := range slices.Compact([]string{owner, reader}) {
+		if id == "" || id == s.opts.ClientID {
+			continue
+		}
+		switch isOver, err := s.isOver(ctx, dst, id); {
+		case err != nil:
+			return false, nil, err
+		case isOver:
+			over = append(over, id)
+		case id == reader || seen.checkpoint.State == stateRecovering:
+			return false, nil, nil
+		}
+	}
+	return true, over, nil
+}
+
+// isOver says that a worker is dead to others, or that it owns the stream and has given no sign of life of its source for the
+// time of a lease: one that recovers and was cut off from the source, or whose slot was lost meanwhile.
+func (s *Stream) isOver(ctx context.Context, dst *pgx.Conn, client string) (bool, error) {
+	t, err := readTestimony(ctx, dst, client)
+	if err != nil || !t.worker {
+		return err == nil, err
+	}
+	mayBury := s.opts.MayBury != nil && s.opts.MayBury()
+	return t.owner && mayBury && t.said != nil && t.now.Sub(*t.said) >= s.cfg.Lease.Std(), nil
 }
 
 // interrupt takes the checkpoint of a stream that cannot go on as it is.
 func (s *Stream) interrupt(ctx context.Context, dst *pgx.Conn, seen *sight, state, problem string) (*checkpoint, error) {
-	row, err := store.New().InterruptStream(ctx, dst, store.InterruptStreamParams{
-		Owner: s.opts.ClientID, State: state, Problem: problem, Epoch: seen.checkpoint.Epoch,
+	var row store.InterruptStreamRow
+	err := taking(ctx, dst, seen.checkpoint.Owner, func(tx pgx.Tx) (err error) {
+		row, err = store.New().InterruptStream(ctx, tx, store.InterruptStreamParams{
+			Owner: s.opts.ClientID, State: state, Problem: problem, Epoch: seen.checkpoint.Epoch,
+		})
+		return err
 	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fmt.Errorf("take the checkpoint: %w", errChanged)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("take the checkpoint: %w", err)
+		return nil, err
 	}
 	return checkpointOf(store.GetCheckpointRow(row)), nil
 }
@@ -111,16 +133,13 @@ func (s *Stream) awaitAcceptance(ctx context.Context, dst *pgx.Conn, problem str
 const GapMend = "weir accept-gap # which says what may be missing"
 
 // recover makes up for the loss. A nil error may also mean that somebody else was quicker.
-func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, todo ruling, dead []string) error {
-	logged := *s.cfg.ChangeLog != (Table{}) // else there is nothing to make up from
-	if logged {
-		if err := readable(ctx, src, *s.cfg.ChangeLog); err != nil { // before anything is given up
-			return err
-		}
+func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, todo ruling, over []string) error {
+	if err := readable(ctx, src, *s.cfg.ChangeLog); err != nil { // before anything is given up
+		return err
 	}
 	// Before the checkpoint is taken, since a batch that hangs holds its row, and after, since a session may have been opened
 	// meanwhile.
-	if err := endSessions(ctx, dead, src, dst); err != nil {
+	if err := endSessions(ctx, over, src, dst); err != nil {
 		return err
 	}
 	cp, err := s.interrupt(ctx, dst, seen, stateRecovering, todo.problem)
@@ -130,13 +149,14 @@ func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, t
 	if err != nil {
 		return err
 	}
-	defer s.keepsSlot()()
+	kept := s.keepsSlot()
+	defer kept()
 	s.setHealth(Recovering, nil)
 	defer s.setHealth(Connecting, nil)
 	s.metrics.recoveries.WithLabelValues(string(todo.cause)).Inc()
 	s.log.Warn("the stream has lost its continuity, recovering from the change log",
 		"problem", todo.problem, "checkpoint", cp.Position.String(), "epoch", cp.Epoch)
-	if err := endSessions(ctx, dead, src); err != nil {
+	if err := endSessions(ctx, over, src); err != nil {
 		return err
 	}
 	if seen.branch != 0 { // whose positions may be lower
@@ -158,10 +178,8 @@ func (s *Stream) recover(ctx context.Context, src, dst *pgx.Conn, seen *sight, t
 			conn: dst, sink: s.opts.Sink, committed: s.opts.Committed, epoch: cp.Epoch, beside: true, metrics: s.metrics, log: s.log,
 		},
 	}
-	if logged {
-		if err := r.run(ctx); err != nil {
-			return fmt.Errorf("recover from the change log: %w", err)
-		}
+	if err := r.run(ctx); err != nil {
+		return fmt.Errorf("recover from the change log: %w", err)
 	}
 	return s.finishRecovery(ctx, dst, seen, cp.Epoch, made.point)
 }
@@ -176,7 +194,7 @@ func (cp *checkpoint) recoverableFrom(window time.Duration) time.Time {
 	return since
 }
 
-// endSessions ends those of workers that are dead, and which may belong to a process that was stopped and goes on: it must not
+// endSessions ends those of workers whose time is up, and which may belong to a process that was stopped and goes on: it must not
 // drop the slot that we make, nor may a transaction that it left open be waited for.
 func endSessions(ctx context.Context, dead []string, servers ...*pgx.Conn) error {
 	names := make([]string, len(dead))
@@ -195,7 +213,7 @@ func endSessions(ctx context.Context, dead []string, servers ...*pgx.Conn) error
 			err = fmt.Errorf("%d do not end", left)
 		}
 		if err != nil {
-			return fmt.Errorf("end the sessions of workers that are dead: %w", err)
+			return fmt.Errorf("end the sessions of workers whose time is up: %w", err)
 		}
 	}
 	return nil

@@ -288,6 +288,56 @@ func TestRecoveryOfADeadWorkerIsTakenOver(t *testing.T) {
 	}
 }
 
+// One that recovers and is cut off from the source has a lease all the same: others wait for it no longer than for a reader.
+func TestRecoveryOfAWorkerThatIsCutOffIsTakenOver(t *testing.T) {
+	t.Parallel()
+	_, databaseURL := ownServer(t, nil)
+	r := rigOn(t, databaseURL).stopped(1)
+	r.write(2, 2)
+	r.dropSlot()
+	r.exec("UPDATE weir.checkpoint SET state = 'recovering', owner = 'two', owned_since = now()")
+	r.exec(`INSERT INTO weir.worker (client_id, hostname, pid, version, stream_at) VALUES ('two', 'h', 1, 'v', now())`)
+	var may atomic.Bool
+	r.mayBury = may.Load
+	other := r.start("three")
+	r.await("it to stand by", func() bool { return other.Health().State == capture.Standby })
+	r.exec("UPDATE weir.checkpoint SET owned_since = now() - interval '1 hour'")
+	r.exec("UPDATE weir.worker SET stream_at = now() - interval '1 hour'")
+	if r.one("SELECT owner FROM weir.checkpoint") != "two" {
+		t.Error("it has not waited")
+	}
+	may.Store(true)
+	r.streaming(other)
+	r.await("the second", func() bool { return r.ingested() == "1 2" })
+}
+
+// An owner that was stopped in the middle of a batch holds the checkpoint's row, also when its slot is free, or lost.
+func TestCheckpointHeldByADeadOwner(t *testing.T) {
+	t.Parallel()
+	for _, lost := range []bool{true, false} {
+		t.Run(fmt.Sprintf("slot lost: %v", lost), func(t *testing.T) {
+			t.Parallel()
+			r := stopped(t, 1)
+			dead := "dead-" + string(r.cfg.Slot) // sessions are the server's: no other test's
+			r.exec("UPDATE weir.checkpoint SET owner = $1", dead)
+			cfg := r.conn.Config()
+			cfg.RuntimeParams["application_name"] = "weir:" + dead
+			batch, err := pgx.ConnectConfig(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = batch.Close(context.WithoutCancel(t.Context())) })
+			do(t, batch, "BEGIN", "UPDATE weir.checkpoint SET events = events + 1")
+			r.write(2, 2)
+			if lost {
+				r.dropSlot()
+			}
+			r.start("two")
+			r.await("the second", func() bool { return r.ingested() == "1 2" })
+		})
+	}
+}
+
 // Policies that could hide rows are an error that says what mends it, never an empty answer.
 func TestRecoveryUnderRowLevelSecurity(t *testing.T) {
 	t.Parallel()

@@ -59,7 +59,8 @@ type pending struct {
 // takeSnapshots takes the snapshots of an owner that has just begun, and holds the stream meanwhile. The reader is told where it
 // takes over. waits says that a snapshot waits for transactions that are open: the stream goes on without its table.
 func (s *Stream) takeSnapshots(ctx context.Context, src, dst *pgx.Conn, cp *checkpoint, reader *stream) (waits bool, err error) {
-	defer s.keepsSlot()()
+	kept := s.keepsSlot()
+	defer kept()
 	snaps := snapshots{stream: s, src: src, dst: dst, cp: cp, log: s.log}
 	joined, err := snaps.plan(ctx)
 	if err != nil || len(snaps.pending) == 0 {

@@ -25,7 +25,9 @@ import (
 var errTurn = errors.New("the stream goes on with other publications")
 
 // readsTables says that the position is counted, and the stream to be read, with the publication of the tables, too.
-func (c *checkpoint) readsTables() bool { return c.TablesFrom > 0 && c.Position.LSN >= c.TablesFrom }
+func (cp *checkpoint) readsTables() bool {
+	return cp.TablesFrom > 0 && cp.Position.LSN >= cp.TablesFrom
+}
 
 // publications are what the stream is to be read with.
 func (c Config) publications(tables bool) string {
@@ -44,7 +46,8 @@ type tables struct {
 
 // takeTables makes the publication of source.tables what the configuration says, and finds out from where on it can be read.
 func (s *Stream) takeTables(ctx context.Context, src, dst *pgx.Conn, cp *checkpoint) (tables, error) {
-	defer s.keepsSlot()() // the publication's tables may be locked
+	kept := s.keepsSlot() // the publication's tables may be locked
+	defer kept()
 	made, changed, err := publishTables(ctx, src, s.cfg)
 	if err != nil {
 		return tables{}, err
@@ -84,7 +87,7 @@ const newestTransaction = `SELECT pg_snapshot_xmax(pg_current_snapshot())::text:
 
 // beatNow has the stream get to where it turns, also when nobody else writes.
 func (s *Stream) beatNow(ctx context.Context, src *pgx.Conn) error {
-	if _, err := src.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, '')`, heartbeatPrefix); err != nil {
+	if _, err := src.Exec(ctx, emitHeartbeat, heartbeatPrefix); err != nil {
 		return fmt.Errorf("emit a heartbeat: %w", err)
 	}
 	return nil
