@@ -18,27 +18,34 @@ func newAcceptGapCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "accept-gap",
 		Short: "Go on where changes are missing that cannot be made up for",
-		Long: `A slot that is lost is made up for from the change log. What comes not from there, which is changes of source.tables and
+		Long: `A slot that is lost is made up for from the change log. What does not come from there, which is changes of source.tables and
 messages, cannot be: the workers capture nothing then, and weir status exits with 5, until somebody has accepted the gap.
 
 Accept-gap says since when changes may be missing. Then workers go on by themselves: they recover what the change log holds, and
-capture from there. With --snapshot, tables that had a snapshot are read again, so that what is in them becomes events again.`,
+capture from there. With --snapshot, tables that the configuration marks snapshot: true are read again, so that what is in them
+becomes events again.`,
 		Args: noArguments,
 		RunE: a.does(func(ctx context.Context, _ []string) error { return a.acceptGap(ctx, how) }),
 	}
 	cmd.Flags().BoolVar(&how.yes, "yes", false, "do not ask")
 	cmd.Flags().BoolVar(&how.dryRun, "dry-run", false, dryRunUsage)
-	cmd.Flags().BoolVar(&how.snapshot, "snapshot", false, "read tables again that had a snapshot")
+	cmd.Flags().BoolVar(&how.snapshot, "snapshot", false, "read tables again that have snapshot: true")
 	return cmd
 }
 
 type gapFlags struct{ yes, dryRun, snapshot bool }
 
 func (a *app) acceptGap(ctx context.Context, how gapFlags) error {
-	return a.withDatabase(ctx, func(_ *settings, conn *pgx.Conn) error {
-		gap, err := ops.ReadGap(ctx, conn)
+	return a.withDatabase(ctx, func(s *settings, conn *pgx.Conn) error {
+		if how.snapshot && s.mistakes != nil {
+			return s.mistakes // which tables it marks is not known
+		}
+		gap, err := ops.ReadGap(ctx, conn, s.capture)
 		if err != nil {
 			return err
+		}
+		if how.snapshot && gap.Problem != "" && len(gap.Tables) == 0 {
+			return wrongUse("--snapshot: there is no table to read again, which is one of source.tables with snapshot: true")
 		}
 		if gap.Problem == "" || how.dryRun {
 			return a.print(gap, func(w io.Writer) { writeGap(w, gap) })
@@ -73,7 +80,7 @@ func writeGap(w io.Writer, gap *ops.Gap) {
 	if since := time.Time(gap.Since); since.IsZero() {
 		fmt.Fprintln(w, "Changes of tables, and messages, that were committed until workers go on may be missing.")
 	} else {
-		fmt.Fprintf(w, "Changes of tables, and messages, that were committed after %s may be missing, until workers go on.\n",
+		fmt.Fprintf(w, "Changes of tables, and messages, that were committed after %s, until workers go on, may be missing.\n",
 			since.UTC().Format(time.RFC3339))
 	}
 	fmt.Fprintf(w, "Found %s.\n", time.Time(gap.FoundAt).UTC().Format(time.RFC3339))

@@ -61,9 +61,7 @@ SELECT coalesce(now() - (SELECT commit_time FROM weir.checkpoint), '0 s')::inter
 -- AcceptGap lets workers recover what can be recovered, and go on. 0 rows: it is not the gap any more that somebody looked at.
 UPDATE weir.checkpoint SET state = 'recovering', owner = '', epoch = epoch + 1 WHERE epoch = @epoch AND state = 'gap';
 
--- name: ListCapturedTables :many
-SELECT name, snapshot, joined IS NOT NULL AS joined FROM weir.captured_table ORDER BY name;
-
 -- name: SnapshotAgain :execrows
--- SnapshotAgain asks for another snapshot of the tables that had one.
-UPDATE weir.captured_table SET joined = NULL, snapshot = snapshot + 1, rows = 0, asked_at = now(), finished_at = NULL;
+-- SnapshotAgain asks for another snapshot of those of the tables that had one.
+UPDATE weir.captured_table SET joined = NULL, snapshot = snapshot + 1, rows = 0, asked_at = now(), finished_at = NULL
+WHERE name = ANY (@names::text[]);

@@ -36,6 +36,14 @@ const longestName = 63
 // CapturesTables says that tables are captured directly, for which the change log cannot make up.
 func (c Config) CapturesTables() bool { return len(c.Tables) > 0 }
 
+// WantsSnapshot says whether the configuration asks for a snapshot of a table.
+func (c Config) WantsSnapshot(table string) bool {
+	return slices.ContainsFunc(c.Tables, func(t CapturedTable) bool { return t.Snapshot && t.Table.String() == table })
+}
+
+// Captures says whether a table is captured directly.
+func (c Config) Captures(t Table) bool { return c.captured(t) != nil }
+
 // tablesPublication is the name of the publication of source.tables: ours, by its name.
 func (c Config) tablesPublication() string {
 	return string(cmp.Or(c.Publication, "weir")) + tablesSuffix

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/store"
 )
@@ -19,7 +20,7 @@ type Gap struct {
 	Since event.Time `json:"since"`
 	// FoundAt is when a worker found the gap. Nothing has been captured since.
 	FoundAt event.Time `json:"found_at"`
-	// Tables are those that had a snapshot, of which another one can be taken.
+	// Tables are those of source.tables with snapshot: true that had one, of which another one can be taken.
 	Tables []string `json:"tables"`
 	// Accepted is false for a plan. Snapshots is how many snapshots were asked for.
 	Accepted  bool  `json:"accepted"`
@@ -30,7 +31,7 @@ type Gap struct {
 }
 
 // ReadGap looks whether there is a gap, and changes nothing.
-func ReadGap(ctx context.Context, db DB) (*Gap, error) {
+func ReadGap(ctx context.Context, db DB, cfg capture.Config) (*Gap, error) {
 	if _, err := CheckMigrated(ctx, db); err != nil {
 		return nil, err
 	}
@@ -45,18 +46,20 @@ func ReadGap(ctx context.Context, db DB) (*Gap, error) {
 		return g, nil
 	}
 	g.Problem, g.Since, g.FoundAt, g.epoch = row.Problem, timeOf(row.CommitTime), timeOf(row.OwnedSince), row.Epoch
-	tables, err := store.New().ListCapturedTables(ctx, db)
+	known, err := store.New().CapturedTables(ctx, db)
 	if err != nil {
 		return nil, fmt.Errorf("list the tables: %w", err)
 	}
-	for _, t := range tables {
-		g.Tables = append(g.Tables, t.Name)
+	for _, t := range known {
+		if cfg.WantsSnapshot(t.Name) {
+			g.Tables = append(g.Tables, t.Name)
+		}
 	}
 	return g, nil
 }
 
-// Accept lets workers go on: they recover from the change log what it holds, and capture from then on. With snapshots, tables
-// that had one are read again.
+// Accept lets workers go on: they recover from the change log what it holds, and capture from then on. With snapshots, Tables
+// are read again.
 func (g *Gap) Accept(ctx context.Context, snapshots bool) error {
 	return pgx.BeginFunc(ctx, g.db, func(tx pgx.Tx) error {
 		accepted, err := store.New().AcceptGap(ctx, tx, g.epoch)
@@ -67,7 +70,7 @@ func (g *Gap) Accept(ctx context.Context, snapshots bool) error {
 			return errors.New("something has changed meanwhile: run weir accept-gap again")
 		}
 		if snapshots {
-			if g.Snapshots, err = store.New().SnapshotAgain(ctx, tx); err != nil {
+			if g.Snapshots, err = store.New().SnapshotAgain(ctx, tx, g.Tables); err != nil {
 				return fmt.Errorf("ask for snapshots: %w", err)
 			}
 		}

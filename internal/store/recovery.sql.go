@@ -277,36 +277,6 @@ func (q *Queries) KnownEventsOfAnyDay(ctx context.Context, db DBTX, arg KnownEve
 	return items, nil
 }
 
-const listCapturedTables = `-- name: ListCapturedTables :many
-SELECT name, snapshot, joined IS NOT NULL AS joined FROM weir.captured_table ORDER BY name
-`
-
-type ListCapturedTablesRow struct {
-	Name     string
-	Snapshot int32
-	Joined   interface{}
-}
-
-func (q *Queries) ListCapturedTables(ctx context.Context, db DBTX) ([]ListCapturedTablesRow, error) {
-	rows, err := db.Query(ctx, listCapturedTables)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []ListCapturedTablesRow{}
-	for rows.Next() {
-		var i ListCapturedTablesRow
-		if err := rows.Scan(&i.Name, &i.Snapshot, &i.Joined); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const newestChangeAge = `-- name: NewestChangeAge :one
 SELECT coalesce(now() - (SELECT commit_time FROM weir.checkpoint), '0 s')::interval AS age
 `
@@ -338,11 +308,12 @@ func (q *Queries) RecoveryProgress(ctx context.Context, db DBTX) (RecoveryProgre
 
 const snapshotAgain = `-- name: SnapshotAgain :execrows
 UPDATE weir.captured_table SET joined = NULL, snapshot = snapshot + 1, rows = 0, asked_at = now(), finished_at = NULL
+WHERE name = ANY ($1::text[])
 `
 
-// SnapshotAgain asks for another snapshot of the tables that had one.
-func (q *Queries) SnapshotAgain(ctx context.Context, db DBTX) (int64, error) {
-	result, err := db.Exec(ctx, snapshotAgain)
+// SnapshotAgain asks for another snapshot of those of the tables that had one.
+func (q *Queries) SnapshotAgain(ctx context.Context, db DBTX, names []string) (int64, error) {
+	result, err := db.Exec(ctx, snapshotAgain, names)
 	if err != nil {
 		return 0, err
 	}
