@@ -93,3 +93,28 @@ func TestDoctorAttached(t *testing.T) {
 		weir(t, "doctor", "--config", path, "--database-url", url).exits(0).says("public.orders (Order)")
 	}
 }
+
+// TestDoctorAttachedAndCaptured: a table that comes both ways gives each change twice.
+func TestDoctorAttachedAndCaptured(t *testing.T) {
+	t.Parallel()
+	url, db := database(t)
+	path, slot := slotFile(t, db, "")
+	exec(t, db, `CREATE TABLE orders (id uuid PRIMARY KEY); CREATE TABLE items (id uuid PRIMARY KEY)`)
+	for _, table := range []string{"orders", "items"} {
+		weir(t, "attach", table, "--entity", "Order", "--config", path, "--database-url", url).exits(0)
+	}
+	both := file(t, "source: {slot: "+slot+", tables: [{table: public.orders}]}\n")
+	with := []string{"--config", both, "--database-url", url}
+	exec(t, db, `CREATE PUBLICATION weir_tables FOR TABLE orders WITH (publish_via_partition_root)`) // as a worker makes it
+	said := weir(t, append([]string{"doctor"}, with...)...).exits(0).says("public.items (Order)",
+		"public.orders is attached, and source.tables captures it, too: each change is delivered twice",
+		`to mend it: weir detach '"public"."orders"' # or take it out of source.tables`).stdout
+	if strings.Contains(said, "public.items is") {
+		t.Errorf("doctor: %s", said)
+	}
+	weir(t, append([]string{"detach", `"public"."orders"`}, with...)...).exits(0)
+	said = weir(t, append([]string{"doctor"}, with...)...).exits(0).stdout
+	if strings.Contains(said, "twice") {
+		t.Errorf("doctor: %s", said)
+	}
+}

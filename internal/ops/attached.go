@@ -38,6 +38,9 @@ func (c *checkup) wrongWith(t capture.AttachedTable) (problem, mend string) {
 			strings.Join(t.Disabled, ", ")), t.Enable()
 	case len(t.Theirs) > 0:
 		return fmt.Sprintf("%s has capture triggers of FraiseQL, too: each change is logged twice", t.Table), t.DropTheirs()
+	case c.cfg.Captures(t.Table):
+		return fmt.Sprintf("%s is attached, and source.tables captures it, too: each change is delivered twice", t.Table),
+			fmt.Sprintf("weir detach '%s' # or take it out of source.tables", t.SQL())
 	case t.LacksID:
 		return fmt.Sprintf("%s has no uuid column %s any more: its changes become dead letters", t.Table, strings.Join(t.IDs, ", ")),
 			"-- name the column that it is now: weir attach --id"
