@@ -18,7 +18,7 @@ func newAcceptGapCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "accept-gap",
 		Short: "Go on where changes are missing that cannot be made up for",
-		Long: `A slot that is lost is made up for from the change log. What does not come from there, which is changes of source.tables and
+		Long: `A slot that is lost is made up for from the change log. What does not come from there, changes of source.tables and
 messages, cannot be: the workers capture nothing then, and weir status exits with 5, until somebody has accepted the gap.
 
 Accept-gap says since when changes may be missing. Then workers go on by themselves: they recover what the change log holds, and

@@ -47,11 +47,29 @@ func checkTablesPublication(ctx context.Context, conn *pgx.Conn, cfg Config) err
 	}
 	if len(steps) > 0 {
 		return &SetupError{
-			fmt.Sprintf("publication %s is not as source.tables has it, yet: a worker makes it so when it takes the stream",
-				cfg.tablesPublication()), strings.Join(steps, ";\n") + ";",
+			fmt.Sprintf("publication %s is not as source.tables has it", cfg.tablesPublication()), strings.Join(steps, ";\n") + ";",
 		}
 	}
 	return nil
+}
+
+// MayPublishTables says that a worker of this role would make the tables' publication what the configuration says.
+func MayPublishTables(ctx context.Context, conn *pgx.Conn, cfg Config) (bool, error) {
+	have, err := readPublished(ctx, conn, cfg.tablesPublication())
+	if err != nil || have != nil && have.everything {
+		return false, err
+	}
+	names := make([]string, len(cfg.Tables))
+	for i, t := range cfg.Tables {
+		names[i] = t.Table.SQL()
+	}
+	var may bool
+	err = conn.QueryRow(ctx, `
+		SELECT coalesce((SELECT pg_has_role(pubowner, 'USAGE') FROM pg_publication WHERE pubname = $1),
+		                has_database_privilege(current_database(), 'CREATE'))
+		   AND NOT EXISTS (SELECT FROM unnest($2::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
+		                    WHERE NOT pg_has_role(c.relowner, 'USAGE'))`, cfg.tablesPublication(), names).Scan(&may)
+	return may, err
 }
 
 // capturable is what the server says of a table, or of a part of one.

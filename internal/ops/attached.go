@@ -46,16 +46,12 @@ func (c *checkup) wrongWith(t capture.AttachedTable) (problem, mend string) {
 			"-- name the column that it is now: weir attach --id"
 	case len(t.Missing) > 0:
 		return fmt.Sprintf("%s lacks triggers that weir attach makes: %s", t.Table, strings.Join(t.Missing, ", ")), again
+	case log == (capture.Table{}):
+		return fmt.Sprintf("the triggers of %s write a change log, and none is read (source.change_log is empty)", t.Table),
+			fmt.Sprintf("weir detach '%s' # or set source.change_log", t.SQL())
 	case len(t.Logs) != 1 || t.Logs[0] != log.Schema:
 		return fmt.Sprintf("the triggers of %s write a change log in schema %s, and %s is read", t.Table,
-			strings.Join(t.Logs, ", "), orNone(log.String())), again
+			strings.Join(t.Logs, ", "), log), again
 	}
 	return "", ""
-}
-
-func orNone(text string) string {
-	if text == "" {
-		return "none"
-	}
-	return text
 }

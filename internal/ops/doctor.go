@@ -245,6 +245,16 @@ func (c *checkup) preflight(ctx context.Context, p capture.Check) error {
 			c.add(p.Name, LevelOK, "not there yet: the worker makes it", "")
 			return nil
 		}
+	case "publication of the tables":
+		makes, err := capture.MayPublishTables(ctx, c.source, c.cfg)
+		if err != nil {
+			return err
+		}
+		if makes {
+			c.add(p.Name, LevelOK, found.Problem+" yet: the worker that takes the stream makes it so", "")
+			return nil
+		}
+		found.Problem += ", and the role may not change it"
 	}
 	c.add(p.Name, LevelError, found.Problem, found.Hint)
 	return nil
