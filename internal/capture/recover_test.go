@@ -441,27 +441,6 @@ func TestGap(t *testing.T) {
 	}
 }
 
-// Without a change log there is nothing to recover from: once the gap is accepted, the stream goes on at the present.
-func TestGapWithoutAChangeLog(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.exec("CREATE TABLE public.orders (id uuid PRIMARY KEY)")
-	r.cfg.ChangeLog = &capture.Table{}
-	r.cfg.Tables = []capture.CapturedTable{{Table: capture.Table{Schema: "public", Name: "orders"}}}
-	run := r.start("one")
-	r.await("the tables", func() bool {
-		return r.one("SELECT coalesce(bool_or(tables_from > '0/0'), false)::text FROM weir.checkpoint") == "true"
-	})
-	run.stop(t)
-	r.dropSlot()
-	run = r.start("two")
-	r.await("it to stop", func() bool { return run.Health().State == capture.Gap })
-	r.exec("UPDATE weir.checkpoint SET state = 'recovering', owner = '', epoch = epoch + 1") // weir accept-gap
-	r.await("it to go on", func() bool { return run.Health().State == capture.Streaming })
-	r.exec("INSERT INTO public.orders VALUES (gen_random_uuid())")
-	r.await("what is new", func() bool { return r.one("SELECT count(*)::text FROM ingested") == "1" })
-}
-
 func (r *rig) gauge(name string) float64 {
 	r.t.Helper()
 	families, err := r.reg.Gather()
