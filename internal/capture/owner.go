@@ -32,9 +32,9 @@ type Options struct {
 	ClientID     string // who owns the stream; part of each session's application_name
 	Sink         Sink
 	Committed    func() // told after each COMMIT of what went through Sink; optional
-	// MayBury says that this worker has seen the database up for as long as a lease lasts, so that a lease that has run out is
-	// its owner's fault. Without it no owner that hangs is replaced.
-	MayBury    func() bool
+	// MayBury says that it is an owner's own fault, and not the database's, that it has given no sign of life since then:
+	// lease.Outlives. Without it no owner that hangs is replaced.
+	MayBury    func(said time.Time) bool
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }

@@ -47,7 +47,10 @@ func (s *Stream) interrupted(ctx context.Context, src, dst *pgx.Conn, seen *sigh
 		if errors.Is(err, errChanged) {
 			return nil
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return s.dropSlot(ctx, src) // it would hold WAL that nobody is going to read
 	}
 	return s.recover(ctx, src, dst, seen, todo, over)
 }
@@ -92,8 +95,7 @@ func (s *Stream) isOver(ctx context.Context, dst *pgx.Conn, client string) (bool
 	if err != nil || !t.worker {
 		return err == nil, err
 	}
-	mayBury := s.opts.MayBury != nil && s.opts.MayBury()
-	return t.owner && mayBury && t.said != nil && t.now.Sub(*t.said) >= s.cfg.Lease.Std(), nil
+	return t.owner && s.mayBury(t) && t.said != nil && t.now.Sub(*t.said) >= s.cfg.Lease.Std(), nil
 }
 
 // interrupt takes the checkpoint of a stream that cannot go on as it is.
@@ -196,6 +198,7 @@ func (cp *checkpoint) recoverableFrom(window time.Duration) time.Time {
 
 // endSessions ends those of workers whose time is up, and which may belong to a process that was stopped and goes on: it must not
 // drop the slot that we make, nor may a transaction that it left open be waited for.
+// A lack of the right to do so is errMayNotEnd.
 func endSessions(ctx context.Context, dead []string, servers ...*pgx.Conn) error {
 	names := make([]string, len(dead))
 	for i, id := range dead {
@@ -212,6 +215,9 @@ func endSessions(ctx context.Context, dead []string, servers ...*pgx.Conn) error
 		if err == nil && left > 0 {
 			err = fmt.Errorf("%d do not end", left)
 		}
+		if hasCode(err, "42501") { // not of schema weir, whose grants would not help
+			return fmt.Errorf("%w; to mend it: %s", errMayNotEnd, signalGrant(conn))
+		}
 		if err != nil {
 			return fmt.Errorf("end the sessions of workers whose time is up: %w", err)
 		}
@@ -219,12 +225,20 @@ func endSessions(ctx context.Context, dead []string, servers ...*pgx.Conn) error
 	return nil
 }
 
-// renewSlot makes the slot again. The connection keeps its snapshot.
-func (s *Stream) renewSlot(ctx context.Context, src *pgx.Conn, seen *sight) (*pgconn.PgConn, exported, error) {
+// dropSlot drops the slot, if there is one.
+func (s *Stream) dropSlot(ctx context.Context, src *pgx.Conn) error {
 	_, err := src.Exec(ctx, `
 		SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, string(s.cfg.Slot))
 	if err != nil {
-		return nil, exported{}, fmt.Errorf("drop slot %s: %w", s.cfg.Slot, err)
+		return fmt.Errorf("drop slot %s: %w", s.cfg.Slot, err)
+	}
+	return nil
+}
+
+// renewSlot makes the slot again. The connection keeps its snapshot.
+func (s *Stream) renewSlot(ctx context.Context, src *pgx.Conn, seen *sight) (*pgconn.PgConn, exported, error) {
+	if err := s.dropSlot(ctx, src); err != nil {
+		return nil, exported{}, err
 	}
 	version, err := serverVersion(ctx, src)
 	if err != nil {

@@ -298,7 +298,7 @@ func TestRecoveryOfAWorkerThatIsCutOffIsTakenOver(t *testing.T) {
 	r.exec("UPDATE weir.checkpoint SET state = 'recovering', owner = 'two', owned_since = now()")
 	r.exec(`INSERT INTO weir.worker (client_id, hostname, pid, version, stream_at) VALUES ('two', 'h', 1, 'v', now())`)
 	var may atomic.Bool
-	r.mayBury = may.Load
+	r.mayBury = func(time.Time) bool { return may.Load() }
 	other := r.start("three")
 	r.await("it to stand by", func() bool { return other.Health().State == capture.Standby })
 	r.exec("UPDATE weir.checkpoint SET owned_since = now() - interval '1 hour'")

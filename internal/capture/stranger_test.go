@@ -76,7 +76,7 @@ func TestStrangerIsLeftAlone(t *testing.T) {
 			r.letGo()
 			stranger, log := r.stranger(application), &lines{}
 			pid := r.slotPID()
-			r.log, r.mayBury, r.cfg.Lease = log, func() bool { return true }, setting.Duration(capture.MinLease)
+			r.log, r.mayBury, r.cfg.Lease = log, func(time.Time) bool { return true }, setting.Duration(capture.MinLease)
 			second := r.start("two")
 			r.await("standing by for a stranger", func() bool {
 				h := second.Health()
@@ -112,7 +112,7 @@ func TestOwnerWithoutALease(t *testing.T) {
 			r.letGo()
 			r.stranger("weir:" + client)
 			pid := r.slotPID()
-			r.mayBury = func() bool { return may }
+			r.mayBury = func(time.Time) bool { return may }
 			second := r.start("two")
 			if may {
 				r.streaming(second)

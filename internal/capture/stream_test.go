@@ -77,7 +77,7 @@ type rig struct {
 	reg  *prometheus.Registry
 
 	databaseURL string // of the checkpoint, when it is not url
-	mayBury     func() bool
+	mayBury     func(time.Time) bool
 	log         io.Writer // beside the test's own; optional
 }
 

@@ -228,6 +228,9 @@ func TestTablesPublicationGone(t *testing.T) {
 	if got := run.Health().Err; !strings.Contains(got, "_tables is gone") || !strings.Contains(got, "weir accept-gap") {
 		t.Fatalf("it says %s", got)
 	}
+	r.await("the slot to be dropped, which would hold WAL", func() bool {
+		return r.one("SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = $1", r.cfg.Slot) == "0"
+	})
 	r.exec("UPDATE weir.checkpoint SET state = 'recovering', owner = '', epoch = epoch + 1") // weir accept-gap
 	r.streaming(run)
 	r.exec(`INSERT INTO orders VALUES (2)`)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fraiseql/weir/internal/store"
 )
@@ -95,6 +94,17 @@ func readTestimony(ctx context.Context, db store.DBTX, client string) (t testimo
 	return t, nil
 }
 
+// mayBury says whether silence is the other's fault.
+func (s *Stream) mayBury(t testimony) bool {
+	if s.opts.MayBury == nil {
+		return false
+	}
+	if t.said == nil {
+		return s.opts.MayBury(time.Time{})
+	}
+	return s.opts.MayBury(*t.said)
+}
+
 // opinion is what a standby thinks of who has the slot.
 type opinion int
 
@@ -113,7 +123,7 @@ type watch struct {
 	last   time.Time
 }
 
-// judge forms an opinion. It is pure. leaseTime is source.lease, and mayBury the answer of Options.MayBury.
+// judge forms an opinion. It is pure. leaseTime is source.lease, and mayBury the answer of Options.MayBury for what was said.
 func (w *watch) judge(t testimony, leaseTime time.Duration, mayBury bool) opinion {
 	w.met = w.met || t.worker
 	if gap := t.now.Sub(w.last); gap < 0 || gap > unbrokenLooks {
@@ -215,7 +225,7 @@ func (b *standby) look(ctx context.Context) (ended bool, err error) {
 	if t.said != nil {
 		b.said = time.Now().Add(-t.now.Sub(*t.said))
 	}
-	switch b.watch.judge(t, b.cfg.Lease.Std(), b.opts.MayBury != nil && b.opts.MayBury()) {
+	switch b.watch.judge(t, b.cfg.Lease.Std(), b.mayBury(t)) {
 	case isStranger:
 		b.sayStranger()
 	case isSilent:
@@ -289,7 +299,7 @@ func (b *standby) endOwner(ctx context.Context, client, silent string) (ended bo
 		url  string
 	}{{b.dst, "database.url"}, {b.src, "source.url"}} {
 		err := endSessions(ctx, []string{client}, place.conn)
-		if hasCode(err, "42501") {
+		if errors.Is(err, errMayNotEnd) {
 			b.sayDenied(err, place.conn, place.url) // it may hold a lock; the take of the checkpoint says so if it does
 			continue
 		}
@@ -300,13 +310,18 @@ func (b *standby) endOwner(ctx context.Context, client, silent string) (ended bo
 	return true, nil
 }
 
+var errMayNotEnd = errors.New("this role may not end the sessions of workers whose time is up")
+
+// signalGrant is what lets a worker end the sessions of workers that have another role.
+func signalGrant(conn *pgx.Conn) string {
+	return fmt.Sprintf("GRANT pg_signal_backend TO %s;", pgx.Identifier{conn.Config().User}.Sanitize())
+}
+
 func (b *standby) sayDenied(err error, conn *pgx.Conn, url string) {
-	var pg *pgconn.PgError
-	errors.As(err, &pg)
-	grant := fmt.Sprintf("GRANT pg_signal_backend TO %s;", pgx.Identifier{conn.Config().User}.Sanitize())
+	grant := signalGrant(conn)
 	b.say("the owner of the stream hangs, and this worker may not end its sessions; to mend it: "+grant, func() {
 		b.log.Error("the owner of the stream hangs or is cut off, and this role may not end its sessions",
-			"client_id", b.watch.holder.client(), "pid", b.watch.holder.PID, "server", url, "error", pg.Message, "mend", grant)
+			"client_id", b.watch.holder.client(), "pid", b.watch.holder.PID, "server", url, "error", err, "mend", grant)
 	})
 }
 

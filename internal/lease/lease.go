@@ -35,6 +35,7 @@ const (
 
 	renewEvery  = 2 * time.Second
 	renewAgain  = 500 * time.Millisecond // after an error
+	overdue     = time.Second            // how late a renewal is before it counts as left out
 	callTimeout = 2 * time.Second
 	// fresh is a sign of life of the source that is as good as one of now: it is asked for one every second.
 	fresh = 2 * time.Second
@@ -213,6 +214,12 @@ func (l *Lease) MayBury() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return !l.broken && time.Since(l.renewed) <= unbroken && l.last.Sub(l.since) >= Expiry
+}
+
+// Outlives is MayBury for a worker that gave its last sign of life then: this one has renewed its own lease at a time when the
+// other's renewal was overdue, so the database did not stand still, it is the other who does.
+func (l *Lease) Outlives(said time.Time) bool {
+	return l.MayBury() && l.lastRenewal().Sub(said) >= renewEvery+overdue
 }
 
 // Bury declares dead whose lease has run out, and returns them; none when this worker may not (MayBury), nor when the

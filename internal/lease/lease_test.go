@@ -240,6 +240,26 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
+// A database that stands still keeps everybody from renewing: who was last to do so learns nothing from it about the others.
+func TestOutlives(t *testing.T) {
+	t.Parallel()
+	l := lease.New(lease.Options{Logger: slog.New(slog.DiscardHandler)})
+	at := time.Now()
+	for i := range 4 {
+		l.Saw(at.Add(time.Duration(i-3) * 2 * time.Second))
+	}
+	for ago, want := range map[time.Duration]bool{
+		0: false, 2 * time.Second: false, 2900 * time.Millisecond: false, 3 * time.Second: true, time.Minute: true,
+	} {
+		if got := l.Outlives(at.Add(-ago)); got != want {
+			t.Errorf("of one who was there %s before its own last renewal: %t", ago, got)
+		}
+	}
+	if lease.New(lease.Options{Logger: slog.New(slog.DiscardHandler)}).Outlives(at.Add(-time.Minute)) {
+		t.Error("one that has yet to see the database")
+	}
+}
+
 func TestSaysWhichConfiguration(t *testing.T) {
 	t.Parallel()
 	url := postgres.Database(t)

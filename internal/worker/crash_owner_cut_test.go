@@ -23,9 +23,8 @@ const shortLease = 6 * time.Second // shorter than what makes a worker dead to o
 
 // The owner is stopped in the middle of a transaction that holds the checkpoint's row: taking the epoch must not wait for it.
 // Its batch is rolled back, and comes through another worker.
-//
-//nolint:paralleltest // it measures what is guaranteed in seconds
 func TestCrashOwnerHangsInATransaction(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	reached := make(chan struct{})
 	g, through := newGate(t, r.url, place{after: "AdvanceCheckpoint", says: `copy "weir"."event"`}, func() { close(reached) })
@@ -62,6 +61,7 @@ func TestCrashOwnerHangsInATransaction(t *testing.T) {
 func TestCrashOwnerIsCutOff(t *testing.T) {
 	for name, lease := range map[string]time.Duration{"from everything": 10 * time.Second, "from the source": 10 * time.Second} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t)
 			rl, through := newRelay(t, r.url)
 			o := fleetOptions{lease: lease, shutdown: 5 * time.Second, source: through}
@@ -89,9 +89,8 @@ func TestCrashOwnerIsCutOff(t *testing.T) {
 
 // A router forgets the connections of the only worker, and lets new ones pass. The server still has its walsender, and the
 // transaction that it was in: it ends both itself, and reads on.
-//
-//nolint:paralleltest // it measures what is guaranteed in seconds
 func TestCrashOwnerLosesItsConnections(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	rl, through := newRelay(t, r.url)
 	f := &fleet{rig: r, t: t, rc: newReceiver(t, nil)}

@@ -10,7 +10,7 @@ import (
 	"github.com/fraiseql/weir/internal/sandbox"
 )
 
-// Tests of this file measure what is guaranteed in seconds, so each has the machine for itself: no t.Parallel.
+// Tests that measure what is guaranteed in few seconds have the machine for themselves: no t.Parallel.
 
 // The owner of the stream is killed again and again, under a load. Another worker has the stream within 2 s, and every change
 // comes to exactly one job for each action.
@@ -57,6 +57,7 @@ func TestCrashOwnerHangs(t *testing.T) {
 	}
 	for _, lease := range []time.Duration{10 * time.Second, 6 * time.Second} {
 		t.Run(lease.String(), func(t *testing.T) {
+			t.Parallel() // beside the other, which waits, too
 			f := newFleet(t, newRig(t), fleetOptions{lease: lease, shutdown: 5 * time.Second})
 			time.Sleep(9 * time.Second) // each has to have seen the database up for as long as a lease holds
 			f.load()

@@ -230,7 +230,7 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 	l.followHistory()
 	l.stream = capture.New(l.cfg.Source.Config, capture.Options{
 		SourceURL: l.cfg.Source.URL.Value(), DatabaseURL: l.cfg.Database.URL.Value(), Installation: l.cfg.Installation,
-		ClientID: l.clientID, Sink: sink{history, l.queue}, Committed: l.committed, MayBury: l.lease.MayBury, Logger: l.log,
+		ClientID: l.clientID, Sink: sink{history, l.queue}, Committed: l.committed, MayBury: l.lease.Outlives, Logger: l.log,
 		Registerer: l.registerer,
 	})
 	return nil
