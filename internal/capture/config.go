@@ -56,7 +56,7 @@ func (c Config) WithDefaults() Config {
 }
 
 // Check finds a lease that a healthy owner could overrun, and what is wrong in several keys together.
-func (c *Config) Check(value func(key string) ast.Node) error {
+func (c Config) Check(value func(key string) ast.Node) error {
 	if c.Lease != 0 && c.Lease.Std() < MinLease {
 		return setting.ErrorAt(value("lease"), "a lease of %s is too short: expected at least %s, since an owner renews it every 2s "+
 			"and may take 2s for that", c.Lease, setting.Duration(MinLease))

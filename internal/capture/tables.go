@@ -66,7 +66,7 @@ func (c Config) captured(t Table) *CapturedTable {
 }
 
 // checkTables finds what is wrong in the tables together, and in what they need.
-func (c *Config) checkTables(value func(key string) ast.Node) error {
+func (c Config) checkTables(value func(key string) ast.Node) error {
 	if len(c.Tables) == 0 {
 		return nil
 	}

@@ -159,7 +159,7 @@ func TestCrashFailover(t *testing.T) {
 		p.await("some there, too", func() bool { return there.one("SELECT (count(*) > 50)::text FROM job") == "true" })
 		p.failOver(t, there)
 		stop()
-		_ = <-written // it wrote to a server that died
+		<-written // it wrote to a server that died
 		p.orders(5)
 		p.checkFailover(t)
 		p.saysItTookOver(t, w)
@@ -172,7 +172,7 @@ func (p *pair) awaitSynced(there *rig) {
 	at := p.one("SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1", p.slot)
 	p.awaitFor(2*time.Minute, "the slot on the standby", func() bool {
 		p.exec("SELECT pg_log_standby_snapshot(), pg_logical_emit_message(true, 'app', repeat('x', 20000))") // the slot moves with the WAL
-		time.Sleep(200 * time.Millisecond) // the slot's synchronization polls
+		time.Sleep(200 * time.Millisecond)                                                                   // the slot's synchronization polls
 		return there.one(`SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = $1 AND synced AND NOT temporary
 			AND confirmed_flush_lsn >= $2::text::pg_lsn`, p.slot, at) == "1"
 	})
