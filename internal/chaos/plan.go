@@ -90,7 +90,9 @@ type recipe struct {
 	late     time.Duration // the most latency
 	// holds is what the fault takes: two that take the same do not overlap. "": nothing. Those of a worker or path take their own.
 	holds string
-	only  func(Options) bool // nil: always
+	// rest is for how long nothing else may take it afterwards: where what follows takes time, it shall come to an end.
+	rest time.Duration
+	only func(Options) bool // nil: always
 }
 
 func elastic(o Options) bool { return o.Elasticsearch }
@@ -126,8 +128,8 @@ var recipes = []recipe{
 	{kind: ReceiverResets, min: seconds(1), max: seconds(8), perPath: true, holds: "receiver"},
 	{kind: ElasticKill, max: seconds(10), holds: "elasticsearch", only: elastic},
 	{kind: ElasticStop, min: seconds(1), max: seconds(15), holds: "elasticsearch", only: elastic},
-	{kind: SlotDropped, holds: "slot"},
-	{kind: SlotInvalidated, holds: "slot"},
+	{kind: SlotDropped, holds: "slot", rest: slotRest},
+	{kind: SlotInvalidated, holds: "slot", rest: slotRest},
 }
 
 const (
@@ -135,6 +137,9 @@ const (
 	calm = 2 * time.Second
 	// shortGap and longGap are between the beginnings of two faults.
 	shortGap, longGap = 500 * time.Millisecond, 3500 * time.Millisecond
+	// slotRest is between two lost slots. A recovery reads the whole of the change log's window, and each kill of its worker
+	// makes it begin again.
+	slotRest = 2 * time.Minute
 )
 
 // NewPlan draws the faults of a run from the seed, in the order of their beginnings. Each kind comes before any comes again, as
@@ -176,6 +181,7 @@ func (d *drawing) fault(at time.Duration) (Fault, bool) {
 	if len(d.bag) == 0 {
 		d.fill()
 	}
+	d.bag = slices.DeleteFunc(d.bag, func(r recipe) bool { return r.rest > 0 && d.taken[r.holds] > at }) // in the next round
 	for i, r := range d.bag {
 		f := Fault{At: at, Kind: r.kind, For: d.between(r.min, r.max), Worker: -1, Latency: d.between(r.late/10, r.late)}
 		what := r.holds
@@ -191,7 +197,7 @@ func (d *drawing) fault(at time.Duration) (Fault, bool) {
 		if end > d.options.For || r.holds != "" && d.taken[what] > at {
 			continue
 		}
-		d.taken[what] = end
+		d.taken[what] = end + r.rest
 		d.bag = slices.Delete(d.bag, i, i+1)
 		return f, true
 	}
