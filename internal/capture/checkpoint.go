@@ -35,6 +35,7 @@ type start struct {
 	checkpoint event.Position
 	epoch      int64     // of the checkpoint
 	owner      string    // client id of the worker that last took it
+	written    timelines // where the WAL was written that is to be read
 	confirmed  event.LSN // what the slot has been told
 	active     bool      // another worker has the slot
 	tables     bool      // the publication of the tables is to be read, too

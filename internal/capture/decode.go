@@ -18,7 +18,7 @@ const heartbeatPrefix = "weir.heartbeat"
 // Protocol: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 type decoder struct {
 	changeLog Table
-	system    string                          // part of the identity of what is not in the change log
+	written   timelines                       // part of the identity of what is not in the change log
 	stray     func()                          // told of each message with our prefix that no transaction holds
 	relations map[uint32][]func(*row) *[]byte // by relation id, a column's field or nil; nil: not the change log
 
@@ -42,9 +42,9 @@ type decoded struct {
 
 var errTruncated = errors.New("pgoutput message ends early")
 
-func newDecoder(cfg Config, system string, ask session) *decoder {
+func newDecoder(cfg Config, written timelines, ask session) *decoder {
 	return &decoder{
-		changeLog: *cfg.ChangeLog, system: system, stray: func() {}, relations: map[uint32][]func(*row) *[]byte{},
+		changeLog: *cfg.ChangeLog, written: written, stray: func() {}, relations: map[uint32][]func(*row) *[]byte{},
 		cfg: cfg, types: newTypeBook(ask), tables: map[uint32]*relation{},
 	}
 }

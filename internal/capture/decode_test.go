@@ -40,7 +40,7 @@ func TestInsertOfAnotherKind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			d := newDecoder(Config{}.WithDefaults(), "1", nil)
+			d := newDecoder(Config{}.WithDefaults(), timelines{system: "1", now: 1}, nil)
 			for _, m := range [][]byte{begin, relation} {
 				if _, err := d.decode(m, event.Position{}); err != nil {
 					t.Fatal(err)

@@ -7,7 +7,7 @@ type Decoder struct{ d *decoder }
 
 // NewDecoder decodes rows of this table.
 func NewDecoder(changeLog Table) Decoder {
-	return Decoder{newDecoder(Config{ChangeLog: &changeLog}, "1", nil)}
+	return Decoder{newDecoder(Config{ChangeLog: &changeLog}, timelines{system: "1", now: 1}, nil)}
 }
 
 // Decode returns the change of a message, nil when it is none.

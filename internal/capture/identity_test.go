@@ -200,13 +200,33 @@ func documented(name string, got verdict, a *Adoption) string {
 	return line + " |"
 }
 
-func TestBranchOf(t *testing.T) {
+// Positions behind a branch come twice in a cluster's life: once on each timeline. Before it they are the same WAL.
+func TestTimelines(t *testing.T) {
 	t.Parallel()
 	const history = "1\t0/3000148\tno recovery target specified\n\n2\t1A/5000000\tbefore 2026-11-25 12:00:00+00\n"
+	left, err := parseHistory(history)
+	if err != nil {
+		t.Fatal(err)
+	}
+	third := timelines{system: "7", now: 3, left: left}
 	for ancestor, want := range map[int32]event.LSN{1: 0x3000148, 2: 0x1A05000000, 3: 0} {
-		if got, err := branchOf(history, ancestor); err != nil || got != want {
-			t.Errorf("timeline %d: %s, %v", ancestor, got, err)
+		if got := third.branch(ancestor); got != want {
+			t.Errorf("timeline %d was left at %s", ancestor, got)
 		}
+	}
+	first, second := timelines{system: "7", now: 1}, timelines{system: "7", now: 2, left: left[:1]}
+	id := func(written timelines, lsn event.LSN) string {
+		return eventID(written, event.Position{LSN: lsn, Index: 1}, 0).String()
+	}
+	const common, behind = event.LSN(0x3000140), event.LSN(0x3000148)
+	if id(first, common) != id(second, common) || id(second, common) != id(third, common) {
+		t.Error("the same WAL gives other events after a promotion")
+	}
+	if id(first, behind) == id(second, behind) || id(second, behind) != id(third, behind) {
+		t.Error("other WAL at the same place gives the same event")
+	}
+	if _, err := parseHistory("1\tnowhere\n"); err == nil {
+		t.Error("a broken history is accepted")
 	}
 }
 

@@ -3,10 +3,7 @@ package capture
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 
-	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fraiseql/weir/internal/event"
@@ -157,26 +154,9 @@ func (s *sight) readHistory(ctx context.Context, repl *pgconn.PgConn) error {
 	if s.checkpoint == nil || s.Timeline <= s.checkpoint.Timeline { // a descendant has a greater number
 		return nil
 	}
-	history, err := pglogrepl.TimelineHistory(ctx, repl, s.Timeline)
-	if err != nil {
-		return fmt.Errorf("read the history of timeline %d: %w", s.Timeline, err)
-	}
-	s.branch, err = branchOf(string(history.Content), s.checkpoint.Timeline)
+	past, err := readTimelines(ctx, repl, s.System, s.Timeline)
+	s.branch = past.branch(s.checkpoint.Timeline)
 	return err
-}
-
-// branchOf reads a timeline's history: a line for each ancestor, its number, where it was left, and why. 0: it is none.
-func branchOf(history string, ancestor int32) (event.LSN, error) {
-	for line := range strings.Lines(history) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 || strings.HasPrefix(fields[0], "#") {
-			continue
-		}
-		if n, err := strconv.ParseInt(fields[0], 10, 32); err == nil && n == int64(ancestor) {
-			return event.ParseLSN(fields[1])
-		}
-	}
-	return 0, nil
 }
 
 // within says that everything up to a position is WAL that ends before an LSN. With an index, the position is that of a commit

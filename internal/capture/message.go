@@ -26,8 +26,8 @@ var eventNamespace = uuid.MustParse("0b1c6b7e-3f0d-5c61-8a55-9d2a4c1f7e36")
 
 // eventID is the identity of what came at a position of a cluster's WAL. Part parts what one message of the WAL holds more
 // than one of; the first is 0.
-func eventID(system string, pos event.Position, part int) uuid.UUID {
-	name := system + "\x00" + pos.LSN.String() + "\x00" + strconv.FormatInt(pos.Index, 10)
+func eventID(written timelines, pos event.Position, part int) uuid.UUID {
+	name := written.name(pos.LSN) + "\x00" + strconv.FormatInt(pos.Index, 10)
 	if part > 0 {
 		name += "\x00" + strconv.Itoa(part)
 	}
@@ -37,7 +37,7 @@ func eventID(system string, pos event.Position, part int) uuid.UUID {
 // placed is a change without a row in the change log.
 func (d *decoder) placed(typ event.Type, part int) event.Change {
 	return event.Change{Event: event.Event{
-		ID: eventID(d.system, d.pos, part), Type: typ, LSN: d.pos.LSN, TxIndex: d.pos.Index,
+		ID: eventID(d.written, d.pos, part), Type: typ, LSN: d.pos.LSN, TxIndex: d.pos.Index,
 		Timestamp: event.Time(d.committed), CommitTime: event.Time(d.committed),
 	}}
 }

@@ -224,7 +224,7 @@ func (s *Stream) attempt(ctx context.Context) error {
 	if err != nil {
 		return Denied(err, dst.Config().User)
 	}
-	repl, err := s.startReplication(ctx, start)
+	repl, err := s.startReplication(ctx, &start)
 	if err != nil {
 		return err
 	}
@@ -259,12 +259,15 @@ func (s *Stream) standBy() {
 
 // startReplication takes the slot: PostgreSQL lets one walsender have it, which makes it the mutex between workers. The URL
 // may lead elsewhere by now, so it is this connection that has to be at the server that was judged.
-func (s *Stream) startReplication(ctx context.Context, start start) (*pgconn.PgConn, error) {
+func (s *Stream) startReplication(ctx context.Context, start *start) (*pgconn.PgConn, error) {
 	repl, err := replicationConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
 	if err != nil {
 		return nil, fmt.Errorf("open a replication connection: %w", err)
 	}
-	if err := start.leadsTo(ctx, repl); err != nil {
+	if err = start.leadsTo(ctx, repl); err == nil {
+		start.written, err = readTimelines(ctx, repl, start.id.System, start.id.Timeline)
+	}
+	if err != nil {
 		_ = repl.Close(context.WithoutCancel(ctx))
 		return nil, err
 	}
@@ -350,7 +353,7 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	s.metrics.stored.Store(uint64(start.confirmed))
 	s.metrics.storedAt.Store(cp.Stored.UnixNano())
 	batches := make(chan *batch)
-	dec := newDecoder(s.cfg, cp.System, sessions(ctx, s.connectSource))
+	dec := newDecoder(s.cfg, start.written, sessions(ctx, s.connectSource))
 	dec.stray = s.stray
 	if !tables.read { // the change log's publication may hold some of them, too
 		dec.cfg.Tables = nil

@@ -129,7 +129,7 @@ func TestHeartbeatIsNewsOnlyAfterTheCheckpoint(t *testing.T) {
 		{event.Position{LSN: 20, Index: 3}, false},
 		{event.Position{LSN: 30}, false},
 	} {
-		d := newDecoder(Config{}.WithDefaults(), "1", nil)
+		d := newDecoder(Config{}.WithDefaults(), timelines{system: "1", now: 1}, nil)
 		d.pos = event.Position{LSN: 20, Index: 2}
 		got, err := d.decode(message, tc.after)
 		if err != nil || got.heartbeat != tc.want || d.pos.Index != 3 {

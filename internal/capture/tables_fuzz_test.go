@@ -99,7 +99,7 @@ func FuzzTables(f *testing.F) {
 	}
 	cfg := Config{ChangeLog: &Table{}, Tables: []CapturedTable{{Table: Table{Schema: "public", Name: "orders"}, Tenant: "v"}}}.WithDefaults()
 	f.Fuzz(func(t *testing.T, stream []byte) {
-		dec := newDecoder(cfg, "1", func(_ questions) error { return errors.New("nobody answers") })
+		dec := newDecoder(cfg, timelines{system: "1", now: 1}, func(_ questions) error { return errors.New("nobody answers") })
 		dec.types.known[pgtype.Int4ArrayOID] = &jsonType{form: formArray, element: &jsonType{form: formNumber}, delim: ','}
 		for len(stream) >= 2 {
 			n := min(int(binary.BigEndian.Uint16(stream)), len(stream)-2)
