@@ -211,7 +211,7 @@ func endSessions(ctx context.Context, dead []string, servers ...*pgx.Conn) error
 		var left int
 		err := conn.QueryRow(ctx, `
 			SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
-			 WHERE application_name = ANY ($1) AND pid <> pg_backend_pid()`, names).Scan(&left)
+			 WHERE application_name = ANY ($1) AND datname = current_database() AND pid <> pg_backend_pid()`, names).Scan(&left)
 		if err == nil && left > 0 {
 			err = fmt.Errorf("%d do not end", left)
 		}

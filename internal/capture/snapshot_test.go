@@ -151,9 +151,12 @@ func TestSnapshotBrokenOff(t *testing.T) {
 	r.exec(fmt.Sprintf(`CREATE TABLE orders (id bigint PRIMARY KEY, v int); INSERT INTO orders SELECT n, 0 FROM generate_series(1, %d) n`, rows))
 	r.capture(snapshotOf("orders"))
 	stop := r.scribble(rows)
-	for i := 0; i < 5 || (broken.Load() == 0 && i < 60); i++ { // on a slow machine nothing may have been stored yet
+	for i := 0; i < 5 || (broken.Load() == 0 && i < 20); i++ { // on a slow machine nothing may have been stored yet
 		run := r.start(fmt.Sprint("run", i))
-		sleep(t.Context(), rand.N(1200*time.Millisecond))
+		for before, since := batches.Load(), time.Now(); batches.Load() == before && time.Since(since) < 5*time.Second; {
+			sleep(t.Context(), 10*time.Millisecond)
+		}
+		sleep(t.Context(), rand.N(500*time.Millisecond))
 		run.stop(t)
 	}
 	calm.Store(true)

@@ -139,7 +139,7 @@ func TestBrokenOffWhereTheStreamTurns(t *testing.T) {
 		n := 0
 		for ctx.Err() == nil { // transactions that are larger than a batch among them
 			size := []int{1, 1, 10, 10, 100, 6000}[rand.N(6)]
-			sleep(ctx, 30*time.Millisecond)
+			sleep(ctx, 100*time.Millisecond)
 			_, err := writer.Exec(context.WithoutCancel(ctx), fmt.Sprintf(`BEGIN; INSERT INTO core.tb_entity_change_log
 				(object_type, modification_type, object_id, object_data) SELECT 'Log', 'INSERT', gen_random_uuid(), jsonb_build_object('n', n)
 				FROM generate_series(%[1]d, %[2]d) n; INSERT INTO orders SELECT generate_series(%[1]d, %[2]d); COMMIT`, n+1, n+size))
