@@ -18,25 +18,28 @@ import (
 
 // record is what history and jobs leave of a batch, as far as a recovery looks at it.
 func record(ctx context.Context, tx pgx.Tx, batch []event.Change) error {
+	var events [][]any
 	for i := range batch {
 		c := &batch[i]
-		var err error
 		if c.Reason == "" {
-			_, err = tx.Exec(ctx, `
-				INSERT INTO weir.event (day, id, pk, lsn, tx_index, event_type, entity_type, entity_id, commit_time, created_at, payload)
-				VALUES ($1, $2, $3, $4::text::pg_lsn, $5, $6, $7, $8, $9, $10, '{}')`, c.Day(), c.ID, c.PK, c.LSN.String(), c.TxIndex,
-				string(c.Type), c.EntityType, c.EntityID, time.Time(c.CommitTime), time.Time(c.Timestamp))
-		} else {
-			_, err = tx.Exec(ctx, `
-				INSERT INTO weir.river_job (kind, queue, max_attempts, state, finalized_at, metadata, args)
-				VALUES ('weir_change', 'weir_change', 1, 'cancelled', now(), '{"weir_dead_letter": "bad_row"}',
-				        jsonb_build_object('observer', '', 'event_id', $1::uuid, 'pk', $2::bigint))`, c.ID, c.PK)
+			events = append(events, []any{
+				c.Day(), c.ID, c.PK, int64(c.LSN), c.TxIndex, string(c.Type), c.EntityType, c.EntityID, time.Time(c.CommitTime),
+				time.Time(c.Timestamp), "{}",
+			})
+			continue
 		}
+		_, err := tx.Exec(ctx, `
+			INSERT INTO weir.river_job (kind, queue, max_attempts, state, finalized_at, metadata, args)
+			VALUES ('weir_change', 'weir_change', 1, 'cancelled', now(), '{"weir_dead_letter": "bad_row"}',
+			        jsonb_build_object('observer', '', 'event_id', $1::uuid, 'pk', $2::bigint))`, c.ID, c.PK)
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"weir", "event"}, []string{
+		"day", "id", "pk", "lsn", "tx_index", "event_type", "entity_type", "entity_id", "commit_time", "created_at", "payload",
+	}, pgx.CopyFromRows(events))
+	return err
 }
 
 // stopped is a stream that has read some changes and was stopped.
