@@ -14,7 +14,7 @@
 //	connecting --settle--> streaming (START_REPLICATION succeeded: the slot is the mutex between workers)
 //	streaming  --error---> connecting (backoff with jitter, for ever)
 //	any        --SetupError--> Run returns: waiting does not cure it
-//	connecting --settle--> recovering (the slot has lost something: recover.go), and then connecting
+//	connecting --settle--> recovering (the slot has lost something: recover.go) --done--> connecting, as from the start
 //	connecting --settle--> gap (and the change log cannot make up for it) --weir accept-gap--> recovering
 //
 // Settling brings publication, slot and checkpoint into being, in this order, and compares them (judge): a checkpoint
