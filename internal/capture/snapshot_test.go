@@ -179,6 +179,7 @@ func TestSnapshotBrokenOff(t *testing.T) {
 func TestSnapshotIsOfWhatIsPublished(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.needsLists()
 	r.exec(`CREATE TABLE part (id int PRIMARY KEY, card text, total numeric) PARTITION BY RANGE (id);
 		CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (-10) TO (2); CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (2) TO (9);
 		INSERT INTO part VALUES (-1, 'secret', 1), (1, 'secret', 100.10), (2, 'secret', NULL);

@@ -122,9 +122,22 @@ func TestTablesBesideTheChangeLog(t *testing.T) {
 	}
 }
 
+// before15 says that the server has no column lists and no row filters yet.
+func (r *rig) before15() bool {
+	return r.one(`SELECT (current_setting('server_version_num')::int < 150000)::text`) == "true"
+}
+
+// needsLists leaves out a test on PostgreSQL 14, where TestRefusedTables has them refused.
+func (r *rig) needsLists() {
+	if r.before15() {
+		r.t.Skip("PostgreSQL 14 has no column lists and no row filters")
+	}
+}
+
 func TestStrangeNames(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.needsLists()
 	const schema, name = `Sch ma'`, `or"ders (x) $1; --é`
 	strange := capture.Table{Schema: schema, Name: strings.ReplaceAll(name, `"`, "")}
 	r.exec(`CREATE SCHEMA ` + pgx.Identifier{schema}.Sanitize())
@@ -276,6 +289,9 @@ func TestRefusedTables(t *testing.T) {
 			r.exec(tt.sql)
 			r.capture(tt.table)
 			got := r.refusal(r.start("one"))
+			if r.before15() && (tt.table.Where != "" || len(tt.table.Columns) > 0) {
+				tt.want, tt.mend = "which PostgreSQL has from version 15 on", ""
+			}
 			if !strings.Contains(got, tt.want) || !strings.Contains(strings.ReplaceAll(got, `"`, ""), tt.mend) {
 				t.Errorf("got %s\nwant %s; %s", got, tt.want, tt.mend)
 			}
@@ -307,6 +323,7 @@ func as(t *testing.T, databaseURL, user, password string) string {
 func TestTablesOfAnotherOwner(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.needsLists()
 	role := "weir_" + string(r.cfg.Slot)
 	r.exec(`CREATE TABLE orders (id int PRIMARY KEY)`)
 	r.exec(fmt.Sprintf(`CREATE ROLE %[1]s LOGIN REPLICATION PASSWORD 'p'; GRANT CREATE ON DATABASE %[2]s TO %[1]s;

@@ -176,6 +176,7 @@ func TestBrokenOffWhereTheStreamTurns(t *testing.T) {
 func TestNarrowing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.needsLists()
 	r.exec(`CREATE TABLE orders (id int PRIMARY KEY, total int, card text); CREATE TABLE people (id int PRIMARY KEY)`)
 	orders := table("orders")
 	r.capture(orders, table("people"))
