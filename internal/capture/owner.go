@@ -334,6 +334,8 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 		return err
 	}
 	s.hear(time.Now())
+	s.metrics.stored.Store(uint64(start.confirmed))
+	s.metrics.storedAt.Store(cp.Stored.UnixNano())
 	tables, err := s.takeTables(ctx, src, dst, cp)
 	if err != nil {
 		return err
@@ -350,8 +352,6 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 		return err
 	}
 	stored := &confirmations{ready: confirmed(start.confirmed)}
-	s.metrics.stored.Store(uint64(start.confirmed))
-	s.metrics.storedAt.Store(cp.Stored.UnixNano())
 	batches := make(chan *batch)
 	dec := newDecoder(s.cfg, start.written, sessions(ctx, s.connectSource))
 	dec.stray = s.stray
