@@ -144,6 +144,21 @@ func (w *watch) owner(ctx context.Context) (pid int, err error) {
 
 // takeSlot drops the slot, whoever reads it, or has the server invalidate it.
 func (w *watch) takeSlot(ctx context.Context, how Kind) error {
+	ctx, cancel := context.WithTimeout(ctx, takeTime)
+	defer cancel()
+	for {
+		err := w.tryToTake(ctx, how)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		select { // the server may be restarting
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (w *watch) tryToTake(ctx context.Context, how Kind) error {
 	return w.ask(ctx, takeTime, func(ctx context.Context, conn *pgx.Conn) error {
 		if how == SlotInvalidated {
 			return invalidate(ctx, conn, w.slot)
