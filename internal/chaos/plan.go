@@ -97,6 +97,8 @@ type recipe struct {
 
 func elastic(o Options) bool { return o.Elasticsearch }
 
+func long(o Options) bool { return o.For >= 5*time.Minute }
+
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 var recipes = []recipe{
@@ -128,8 +130,8 @@ var recipes = []recipe{
 	{kind: ReceiverResets, min: seconds(1), max: seconds(8), perPath: true, holds: "receiver"},
 	{kind: ElasticKill, max: seconds(10), holds: "elasticsearch", only: elastic},
 	{kind: ElasticStop, min: seconds(1), max: seconds(15), holds: "elasticsearch", only: elastic},
-	{kind: SlotDropped, holds: "slot", rest: slotRest},
-	{kind: SlotInvalidated, holds: "slot", rest: slotRest},
+	{kind: SlotDropped, holds: "slot", rest: slotRest, only: long},
+	{kind: SlotInvalidated, holds: "slot", rest: slotRest, only: long},
 }
 
 const (
