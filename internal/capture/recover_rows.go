@@ -95,8 +95,9 @@ func (r *recovery) readRows(ctx context.Context, tx pgx.Tx, log Table, first int
 			into = append(into, c.field(&got))
 		}
 	}
-	rows, err := tx.Query(ctx, fmt.Sprintf("SELECT %s FROM %s WHERE created_at >= $1 AND pk_entity_change_log >= $2 "+
-		"ORDER BY pk_entity_change_log", strings.Join(selected, ", "), log.SQL()), r.since, first)
+	// By the column and not by the output of its name, which is a text.
+	rows, err := tx.Query(ctx, fmt.Sprintf("SELECT %s FROM %s l WHERE created_at >= $1 AND pk_entity_change_log >= $2 "+
+		"ORDER BY l.pk_entity_change_log", strings.Join(selected, ", "), log.SQL()), r.since, first)
 	if err != nil {
 		return err
 	}
