@@ -58,11 +58,16 @@ func (s *tableSink) Commit(ctx context.Context, tx pgx.Tx, batch []event.Change)
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"public", "ingested"}, columns,
 		pgx.CopyFromSlice(len(batch), func(i int) ([]any, error) {
 			c := batch[i]
-			whole, err := c.JSON()
-			if err != nil {
-				return nil, err
+			var whole *string // of what is in no change log: there are rows of 32 MB in it
+			if c.PK == 0 {
+				document, err := c.JSON()
+				if err != nil {
+					return nil, err
+				}
+				text := string(document)
+				whole = &text
 			}
-			return []any{c.PK, c.EntityID, string(c.Type), string(c.Data), int64(c.LSN), c.TxIndex, c.Reason, c.Timestamp.String(), string(whole)}, nil
+			return []any{c.PK, c.EntityID, string(c.Type), string(c.Data), int64(c.LSN), c.TxIndex, c.Reason, c.Timestamp.String(), whole}, nil
 		}))
 	return err
 }

@@ -138,7 +138,7 @@ func TestBrokenOffWhereTheStreamTurns(t *testing.T) {
 	go func() {
 		n := 0
 		for ctx.Err() == nil { // transactions that are larger than a batch among them
-			size := []int{1, 1, 10, 10, 100, 6000}[rand.N(6)]
+			size := []int{1, 1, 1, 1, 10, 10, 10, 100, 100, 6000}[rand.N(10)]
 			sleep(ctx, 100*time.Millisecond)
 			_, err := writer.Exec(context.WithoutCancel(ctx), fmt.Sprintf(`BEGIN; INSERT INTO core.tb_entity_change_log
 				(object_type, modification_type, object_id, object_data) SELECT 'Log', 'INSERT', gen_random_uuid(), jsonb_build_object('n', n)

@@ -97,8 +97,6 @@ type recipe struct {
 
 func elastic(o Options) bool { return o.Elasticsearch }
 
-func long(o Options) bool { return o.For >= 5*time.Minute }
-
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 var recipes = []recipe{
@@ -130,8 +128,8 @@ var recipes = []recipe{
 	{kind: ReceiverResets, min: seconds(1), max: seconds(8), perPath: true, holds: "receiver"},
 	{kind: ElasticKill, max: seconds(10), holds: "elasticsearch", only: elastic},
 	{kind: ElasticStop, min: seconds(1), max: seconds(15), holds: "elasticsearch", only: elastic},
-	{kind: SlotDropped, holds: "slot", rest: slotRest, only: long},
-	{kind: SlotInvalidated, holds: "slot", rest: slotRest, only: long},
+	{kind: SlotDropped, holds: "slot", rest: slotRest},
+	{kind: SlotInvalidated, holds: "slot", rest: slotRest},
 }
 
 const (

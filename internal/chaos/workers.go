@@ -27,7 +27,7 @@ const (
 const settings = `installation: %[1]s
 database: {url: "${CHAOS_DATABASE}"}
 source: {slot: %[1]s, heartbeat: 1s, lease: 6s}
-redis: {url: "${CHAOS_REDIS}"}
+redis: {url: "${CHAOS_REDIS}", timeout: %[4]s}
 %[2]s
 outbound: {allow: ["127.0.0.1"]}
 http: {listen: ""}
@@ -318,7 +318,12 @@ func writeSettings(dir, name string, o Options, receiver, elasticURL string) err
 	if elasticURL != "" {
 		history = fmt.Sprintf("elasticsearch: {urls: [%q]}\nhistory: {store: both, finished_jobs: %s}", elasticURL, o.FinishedJobs)
 	}
-	text := fmt.Sprintf(settings, name, history, "http://"+receiver)
+	// Without faults every pair of deliveries with one key is held to one call: a busy machine is no reason to go on without Redis.
+	redisTimeout := "100ms"
+	if o.Quiet {
+		redisTimeout = "5s"
+	}
+	text := fmt.Sprintf(settings, name, history, "http://"+receiver, redisTimeout)
 	return os.WriteFile(filepath.Join(dir, "weir.yaml"), []byte(text), 0o600)
 }
 
