@@ -504,14 +504,22 @@ func logWaiting(ctx context.Context, logger *slog.Logger, connect connector) {
 		return // the creation itself will say so
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if open := openTransactions(ctx, conn); len(open) > 0 {
+		logger.Info("creating the replication slot waits for open transactions", "transactions", open)
+	}
+}
+
+// openTransactions are the oldest that have written something, for people; none where they cannot be asked for.
+func openTransactions(ctx context.Context, conn *pgx.Conn) []string {
 	rows, _ := conn.Query(ctx, `
 		SELECT format('pid %s of %s in %s since %s', pid, coalesce(usename, '?'), coalesce(datname, '?'), xact_start::timestamptz(0))
 		  FROM pg_stat_activity
 		 WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 5`)
 	open, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err == nil && len(open) > 0 {
-		logger.Info("creating the replication slot waits for open transactions", "transactions", open)
+	if err != nil {
+		return nil
 	}
+	return open
 }
 
 func hasCode(err error, code string) bool {

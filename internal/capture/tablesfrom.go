@@ -151,22 +151,12 @@ func (s *Stream) awaitOlder(ctx context.Context, transaction int64, what string)
 			return errTurn
 		case time.Since(logged) > turnLogging:
 			logged = time.Now()
-			s.logOld(ctx, conn, what)
+			s.log.Info("older transactions have to end first", "for", what, "transactions", openTransactions(ctx, conn))
 		}
 		sleep(ctx, turnPoll)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-	}
-}
-
-func (s *Stream) logOld(ctx context.Context, conn *pgx.Conn, what string) {
-	rows, _ := conn.Query(ctx, `
-		SELECT format('pid %s of %s in %s since %s', pid, coalesce(usename, '?'), coalesce(datname, '?'), xact_start::timestamptz(0))
-		  FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 5`)
-	open, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err == nil {
-		s.log.Info("older transactions have to end first", "for", what, "transactions", open)
 	}
 }
 
