@@ -96,6 +96,14 @@ WHERE (o.seq, o.delivery_id) IN (
     WHERE d.day < ((now() - @retention::interval) AT TIME ZONE 'UTC')::date
     LIMIT @max_rows::integer);
 
+-- name: PruneDiscardedChanges :execrows
+-- PruneDiscardedChanges removes what no recovery asks for any more: a row was written before it was discarded.
+DELETE FROM weir.discarded_change
+WHERE (event_id, pk) IN (
+    SELECT d.event_id, d.pk FROM weir.discarded_change d
+    WHERE d.discarded_at < now() - @retention::interval
+    LIMIT @max_rows::integer);
+
 -- name: RedactEvents :execrows
 -- RedactEvents removes what history.redact leaves out of events that no job names any more. Those that are younger than finished
 -- jobs are old have theirs, and are not looked at.

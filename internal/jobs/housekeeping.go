@@ -153,6 +153,10 @@ func (h *housekeeper) prune(ctx context.Context, retention time.Duration, histor
 	if err != nil {
 		return fmt.Errorf("remove old documents: %w", err)
 	}
+	_, err = store.New().PruneDiscardedChanges(ctx, db, store.PruneDiscardedChangesParams{Retention: retention, MaxRows: pruneBatch})
+	if err != nil {
+		return fmt.Errorf("remove old discarded changes: %w", err)
+	}
 	_, err = store.New().RedactEvents(ctx, db, store.RedactEventsParams{Stay: history.FinishedJobs.Std(), MaxRows: pruneBatch})
 	if err != nil {
 		return fmt.Errorf("redact events that no job names any more: %w", err)

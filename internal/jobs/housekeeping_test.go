@@ -217,19 +217,24 @@ func TestLedgerOutlivesTheRetention(t *testing.T) {
 	r.exec("SELECT weir.ensure_partitions($1::date, $1::date)", day)
 	r.exec(`INSERT INTO weir.checkpoint (system_identifier, timeline, installation, slot, lsn, commit_time)
 		VALUES ('1', 1, '', 'weir', '0/1', now() - interval '8 days')`)
+	r.exec(`INSERT INTO weir.discarded_change (event_id, pk, discarded_at) VALUES (gen_random_uuid(), 1, now() - interval '9 days')`)
 	short := setting.Duration(24 * time.Hour)
 	there := func() bool {
 		return r.lines("SELECT coalesce(to_regclass('weir.event_" + day + "')::text, 'gone')")[0] != "gone"
 	}
+	discarded := func() bool { return len(r.lines("SELECT pk::text FROM weir.discarded_change")) > 0 }
 	for _, place := range []string{"postgres", "elasticsearch"} {
 		r.keepHouseBy(index.Config{Retention: &short, Store: place})
 		if !there() {
 			t.Fatalf("store %s: the events of the day before the newest change are gone", place)
 		}
+		if !discarded() {
+			t.Fatalf("store %s: a discarded change of the day before the newest one is forgotten", place)
+		}
 	}
 	r.exec("UPDATE weir.checkpoint SET commit_time = now()")
 	r.keepHouseBy(index.Config{Retention: &short})
-	if there() {
+	if there() || discarded() {
 		t.Error("nothing is dropped any more")
 	}
 }

@@ -18,19 +18,15 @@ type Snapshot struct {
 	AskedAt event.Time `json:"asked_at"`
 }
 
-// readSnapshots leaves out tables that the configuration does not name any more.
+// readSnapshots leaves out tables whose snapshot the configuration does not ask for any more.
 func readSnapshots(ctx context.Context, db DB, cfg capture.Config) ([]Snapshot, error) {
 	rows, err := store.New().CapturedTables(ctx, db)
 	if err != nil {
 		return nil, fmt.Errorf("how far snapshots are: %w", err)
 	}
-	named := map[string]bool{}
-	for _, t := range cfg.Tables {
-		named[t.Table.String()] = true
-	}
 	found := []Snapshot{}
 	for _, row := range rows {
-		if row.FinishedAt != nil || !named[row.Name] {
+		if row.FinishedAt != nil || !cfg.WantsSnapshot(row.Name) {
 			continue
 		}
 		s := Snapshot{Table: row.Name, Rows: row.Rows, AskedAt: event.Time(row.AskedAt)}

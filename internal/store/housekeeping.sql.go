@@ -157,6 +157,28 @@ func (q *Queries) OutcomesOfEvent(ctx context.Context, db DBTX, eventID uuid.UUI
 	return items, nil
 }
 
+const pruneDiscardedChanges = `-- name: PruneDiscardedChanges :execrows
+DELETE FROM weir.discarded_change
+WHERE (event_id, pk) IN (
+    SELECT d.event_id, d.pk FROM weir.discarded_change d
+    WHERE d.discarded_at < now() - $1::interval
+    LIMIT $2::integer)
+`
+
+type PruneDiscardedChangesParams struct {
+	Retention time.Duration
+	MaxRows   int32
+}
+
+// PruneDiscardedChanges removes what no recovery asks for any more: a row was written before it was discarded.
+func (q *Queries) PruneDiscardedChanges(ctx context.Context, db DBTX, arg PruneDiscardedChangesParams) (int64, error) {
+	result, err := db.Exec(ctx, pruneDiscardedChanges, arg.Retention, arg.MaxRows)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const pruneDocuments = `-- name: PruneDocuments :execrows
 DELETE FROM weir.document_default o
 WHERE (o.seq, o.delivery_id) IN (
