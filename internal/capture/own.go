@@ -1,0 +1,175 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fraiseql/weir/internal/event"
+)
+
+// startReplication takes the slot: PostgreSQL lets one walsender have it, which makes it the mutex between workers. The URL
+// may lead elsewhere by now, so it is this connection that has to be at the server that was judged.
+func (s *Stream) startReplication(ctx context.Context, start *start) (*pgconn.PgConn, error) {
+	repl, err := replicationConnect(ctx, s.opts.SourceURL, s.opts.ClientID)
+	if err != nil {
+		return nil, fmt.Errorf("open a replication connection: %w", err)
+	}
+	if err = start.leadsTo(ctx, repl); err == nil {
+		start.written, err = readTimelines(ctx, repl, start.id.System, start.id.Timeline)
+	}
+	if err != nil {
+		_ = repl.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	from := pglogrepl.LSN(start.checkpoint.LSN)
+	err = pglogrepl.StartReplication(ctx, repl, string(s.cfg.Slot), from, pglogrepl.StartReplicationOptions{
+		Mode: pglogrepl.LogicalReplication,
+		PluginArgs: []string{
+			"proto_version '1'", fmt.Sprintf("publication_names '%s'", s.cfg.publications(start.tables)), "messages 'true'",
+		},
+	})
+	if err == nil {
+		return repl, nil
+	}
+	_ = repl.Close(context.WithoutCancel(ctx))
+	if hasCode(err, "55006") { // object_in_use
+		return nil, errStandby
+	}
+	return nil, fmt.Errorf("start replication: %w", err)
+}
+
+// leadsTo asks a connection whether it is to the server that was judged.
+func (s start) leadsTo(ctx context.Context, repl *pgconn.PgConn) error {
+	var there sight
+	if err := there.identifySource(ctx, repl); err != nil {
+		return err
+	}
+	if there.System != s.id.System || there.Timeline != s.id.Timeline || there.Server.differs(s.id.Server) ||
+		there.written < s.checkpoint.LSN {
+		return fmt.Errorf("source.url leads to another server: %w", errChanged)
+	}
+	return nil
+}
+
+// take makes us the owner of the stream, whose slot we have. The epoch comes first: whoever had the stream before us is
+// fenced from there on, so the checkpoint cannot move under us. And then the slot is looked at once more: until we had it,
+// anybody could move it, and asked for an older position the server silently starts at the slot's own.
+func (s *Stream) take(ctx context.Context, src, dst *pgx.Conn, start start) (*checkpoint, error) {
+	cp, err := takeCheckpoint(ctx, dst, s.opts.ClientID, start)
+	if err != nil {
+		return nil, err
+	}
+	slot, err := readSlot(ctx, src, s.cfg)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read the slot: %w", err)
+	case slot == nil:
+		return nil, fmt.Errorf("slot %s is gone: %w", s.cfg.Slot, errChanged)
+	case slot.Confirmed > cp.Position.LSN:
+		return nil, fmt.Errorf("slot %s was moved to %s: %w", s.cfg.Slot, slot.Confirmed, errChanged)
+	case cp.readsTables() != start.tables:
+		return nil, fmt.Errorf("the publications to be read are others: %w", errChanged)
+	}
+	return cp, nil
+}
+
+// own takes the stream and reads it.
+func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgConn, start start) error {
+	cp, err := s.take(ctx, src, dst, start)
+	if err != nil {
+		return err
+	}
+	s.hear(time.Now())
+	s.metrics.stored.Store(uint64(start.confirmed))
+	s.metrics.storedAt.Store(cp.Stored.UnixNano())
+	tables, err := s.takeTables(ctx, src, dst, cp)
+	if err != nil {
+		return err
+	}
+	s.setHealth(Streaming, nil)
+	defer s.setHealth(Connecting, nil)
+	if before := start.owner; before != "" && before != s.opts.ClientID {
+		s.metrics.takeovers.WithLabelValues(s.reasonOf(before)).Inc()
+	}
+	s.log.Info("reading the stream", "slot", s.cfg.Slot, "position", cp.Position.String(), "epoch", cp.Epoch)
+
+	stored := &confirmations{ready: confirmed(start.confirmed)}
+	batches := make(chan *batch)
+	reader, err := s.reader(ctx, src, start, cp.Position, tables)
+	if err != nil {
+		return err
+	}
+	reader.conn, reader.batches, reader.stored = repl, batches, stored
+	snapshotWaits := false
+	if tables.read {
+		if snapshotWaits, err = s.takeSnapshots(ctx, src, dst, cp, reader); err != nil {
+			return err
+		}
+	}
+	copied, err := copiedToStandbys(ctx, src, s.cfg.Slot)
+	if err != nil {
+		return err
+	}
+	writer := committer{
+		conn: dst, sink: s.opts.Sink, committed: s.opts.Committed, epoch: cp.Epoch, pos: cp.Position, stored: stored,
+		patient: copied && cp.System == cp.Home.System, metrics: s.metrics, log: s.log,
+	}
+	if err := writer.reached(ctx, cp.Position); err != nil {
+		return err
+	}
+	group, running := errgroup.WithContext(ctx)
+	group.Go(func() error { return reader.run(running) })
+	group.Go(func() error { return writer.run(running, batches) })
+	group.Go(func() error { return s.beat(src).run(running) })
+	if tables.pending {
+		group.Go(func() error { return s.awaitOlder(running, s.tablesAfter, "the tables") })
+	}
+	if snapshotWaits {
+		group.Go(func() error { return s.awaitOlder(running, s.snapshotAfter, "the snapshot") })
+	}
+	err = group.Wait()
+	s.learn(err, cp.Epoch, writer.pos != cp.Position)
+	return err
+}
+
+// reader lacks the connection, and where its batches go.
+func (s *Stream) reader(ctx context.Context, src *pgx.Conn, start start, after event.Position, tables tables) (*stream, error) {
+	timeout, err := senderTimeout(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	dec := newDecoder(s.cfg, start.written, sessions(ctx, s.connectSource))
+	dec.stray = s.stray
+	if !tables.read { // the change log's publication may hold some of them, too
+		dec.cfg.Tables = nil
+	}
+	return &stream{
+		cfg: s.cfg, dec: dec, after: after, turn: tables.turn,
+		every: statusEvery(timeout), rarely: rarely(timeout), silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
+	}, nil
+}
+
+func (s *Stream) beat(src *pgx.Conn) *heartbeat {
+	return &heartbeat{
+		conn: src, slot: s.cfg.Slot, every: s.cfg.Heartbeat.Std(), heard: s.hear, limit: s.cfg.Lease.Std(), metrics: s.metrics,
+	}
+}
+
+// learn keeps what the next attempt has to know of how this one ended.
+func (s *Stream) learn(err error, epoch int64, moved bool) {
+	if errors.Is(err, errTooYoung) {
+		s.blind = epoch
+	}
+	if errors.Is(err, errSilent) && !moved {
+		s.silences++
+	} else {
+		s.silences = 0
+	}
+}
