@@ -244,7 +244,7 @@ observers:
   pair:
     entity: Order
     actions:
-      - {type: webhook, url: %q, endpoint: erp, timeout: 1s, dedup: {key: "{{ pair }}", window: 1h, required: true}}
+      - {type: webhook, url: %q, endpoint: erp, timeout: 5s, dedup: {key: "{{ pair }}", window: 1h, required: true}}
 `, rc.URL))
 			workers := []*process{r.spawn(t, config), r.spawn(t, config)}
 			r.exec(`INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
