@@ -121,7 +121,7 @@ func (s *snapshots) plan(ctx context.Context) (joined map[Table]event.LSN, err e
 		}
 		t := s.stream.cfg.Tables[i]
 		joined[t.Table] = event.LSN(row.Joined)
-		if row.FinishedAt == nil && (t.Snapshot || row.Joined > 0) { // one that has begun is brought to its end
+		if t.Lacks(row) {
 			s.pending = append(s.pending, pending{
 				CapturedTable: t, number: row.Snapshot, joined: joined[t.Table], rows: row.Rows, asked: row.AskedAt,
 			})

@@ -7,6 +7,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"github.com/fraiseql/weir/internal/setting"
+	"github.com/fraiseql/weir/internal/store"
 )
 
 // CapturedTable is an entry of source.tables: a table whose rows become events without a change log.
@@ -39,6 +40,12 @@ func (c Config) CapturesTables() bool { return len(c.Tables) > 0 }
 // WantsSnapshot says whether the configuration asks for a snapshot of a table.
 func (c Config) WantsSnapshot(table string) bool {
 	return slices.ContainsFunc(c.Tables, func(t CapturedTable) bool { return t.Snapshot && t.Table.String() == table })
+}
+
+// Lacks says that a snapshot of the table is to be taken, or to be brought to its end: one that has begun is, also when the
+// configuration does not ask for it any more.
+func (t CapturedTable) Lacks(known store.CapturedTablesRow) bool {
+	return known.FinishedAt == nil && (t.Snapshot || known.Joined > 0)
 }
 
 // Captures says whether a table is captured directly.

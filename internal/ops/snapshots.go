@@ -18,15 +18,19 @@ type Snapshot struct {
 	AskedAt event.Time `json:"asked_at"`
 }
 
-// readSnapshots leaves out tables whose snapshot the configuration does not ask for any more.
+// readSnapshots leaves out what no worker is going to take: see capture.CapturedTable.Lacks.
 func readSnapshots(ctx context.Context, db DB, cfg capture.Config) ([]Snapshot, error) {
 	rows, err := store.New().CapturedTables(ctx, db)
 	if err != nil {
 		return nil, fmt.Errorf("how far snapshots are: %w", err)
 	}
+	named := map[string]capture.CapturedTable{}
+	for _, t := range cfg.Tables {
+		named[t.Table.String()] = t
+	}
 	found := []Snapshot{}
 	for _, row := range rows {
-		if row.FinishedAt != nil || !cfg.WantsSnapshot(row.Name) {
+		if t, captured := named[row.Name]; !captured || !t.Lacks(row) {
 			continue
 		}
 		s := Snapshot{Table: row.Name, Rows: row.Rows, AskedAt: event.Time(row.AskedAt)}

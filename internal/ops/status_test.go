@@ -3,6 +3,8 @@ package ops_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +77,31 @@ func TestStatusOfAnUnmigratedDatabase(t *testing.T) {
 	if !errors.As(err, &old) || !strings.Contains(err.Error(), "weir migrate up") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A snapshot that the configuration does not ask for any more is waited for in vain, unless it has begun.
+func TestStatusOfSnapshots(t *testing.T) {
+	t.Parallel()
+	db := setup(t)
+	exec(t, db, `INSERT INTO weir.captured_table (name, joined, rows, finished_at) VALUES
+		('public.marked', NULL, 0, NULL), ('public.marked_done', '0/1000', 3, now()), ('public.gone', '0/1000', 5, NULL),
+		('public.unmarked', NULL, 0, NULL), ('public.unmarked_begun', '0/1000', 7, NULL), ('public.unmarked_done', '0/1000', 7, now())`)
+	cfg := slotOf(t, db)
+	for _, name := range []string{"marked", "marked_done", "unmarked", "unmarked_begun", "unmarked_done"} {
+		cfg.Tables = append(cfg.Tables, capture.CapturedTable{
+			Table: capture.Table{Schema: "public", Name: name}, Snapshot: strings.HasPrefix(name, "marked"),
+		})
+	}
+	var found []string
+	for _, s := range status(t, db, cfg).Snapshots {
+		joins := "waits"
+		if s.Joins != nil {
+			joins = s.Joins.String()
+		}
+		found = append(found, fmt.Sprint(s.Table, " ", joins, " ", s.Rows))
+	}
+	slices.Sort(found)
+	equal(t, "snapshots", strings.Join(found, ", "), "public.marked waits 0, public.unmarked_begun 0/1000 7")
 }
 
 func TestStatusStates(t *testing.T) {
