@@ -10,8 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/fraiseql/weir/internal/event"
 )
 
 // startReplication takes the slot: PostgreSQL lets one walsender have it, which makes it the mutex between workers. The URL
@@ -82,6 +80,10 @@ func (s *Stream) take(ctx context.Context, src, dst *pgx.Conn, start start) (*ch
 
 // own takes the stream and reads it.
 func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgConn, start start) error {
+	timeout, err := senderTimeout(ctx, src)
+	if err != nil {
+		return err
+	}
 	cp, err := s.take(ctx, src, dst, start)
 	if err != nil {
 		return err
@@ -100,22 +102,22 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	}
 	s.log.Info("reading the stream", "slot", s.cfg.Slot, "position", cp.Position.String(), "epoch", cp.Epoch)
 
-	stored := &confirmations{ready: confirmed(start.confirmed)}
-	batches := make(chan *batch)
-	reader, err := s.reader(ctx, src, start, cp.Position, tables)
-	if err != nil {
-		return err
-	}
-	reader.conn, reader.batches, reader.stored = repl, batches, stored
-	snapshotWaits := false
-	if tables.read {
-		if snapshotWaits, err = s.takeSnapshots(ctx, src, dst, cp, reader); err != nil {
-			return err
-		}
-	}
 	copied, err := copiedToStandbys(ctx, src, s.cfg.Slot)
 	if err != nil {
 		return err
+	}
+	stored := &confirmations{ready: confirmed(start.confirmed)}
+	batches := make(chan *batch)
+	reader := stream{
+		cfg: s.cfg, conn: repl, dec: s.decoder(ctx, start.written, tables.read), after: cp.Position, batches: batches,
+		stored: stored, turn: tables.turn, every: statusEvery(timeout), rarely: rarely(timeout),
+		silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
+	}
+	snapshotWaits := false
+	if tables.read {
+		if snapshotWaits, err = s.takeSnapshots(ctx, src, dst, cp, &reader); err != nil {
+			return err
+		}
 	}
 	writer := committer{
 		conn: dst, sink: s.opts.Sink, committed: s.opts.Committed, epoch: cp.Epoch, pos: cp.Position, stored: stored,
@@ -124,42 +126,32 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	if err := writer.reached(ctx, cp.Position); err != nil {
 		return err
 	}
-	group, running := errgroup.WithContext(ctx)
-	group.Go(func() error { return reader.run(running) })
-	group.Go(func() error { return writer.run(running, batches) })
-	group.Go(func() error { return s.beat(src).run(running) })
+	beat := heartbeat{
+		conn: src, slot: s.cfg.Slot, every: s.cfg.Heartbeat.Std(), heard: s.hear, limit: s.cfg.Lease.Std(), metrics: s.metrics,
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return reader.run(ctx) })
+	group.Go(func() error { return writer.run(ctx, batches) })
+	group.Go(func() error { return beat.run(ctx) })
 	if tables.pending {
-		group.Go(func() error { return s.awaitOlder(running, s.tablesAfter, "the tables") })
+		group.Go(func() error { return s.awaitOlder(ctx, s.tablesAfter, "the tables") })
 	}
 	if snapshotWaits {
-		group.Go(func() error { return s.awaitOlder(running, s.snapshotAfter, "the snapshot") })
+		group.Go(func() error { return s.awaitOlder(ctx, s.snapshotAfter, "the snapshot") })
 	}
 	err = group.Wait()
 	s.learn(err, cp.Epoch, writer.pos != cp.Position)
 	return err
 }
 
-// reader lacks the connection, and where its batches go.
-func (s *Stream) reader(ctx context.Context, src *pgx.Conn, start start, after event.Position, tables tables) (*stream, error) {
-	timeout, err := senderTimeout(ctx, src)
-	if err != nil {
-		return nil, err
-	}
-	dec := newDecoder(s.cfg, start.written, sessions(ctx, s.connectSource))
+// decoder is one for the publications that are read.
+func (s *Stream) decoder(ctx context.Context, written timelines, tables bool) *decoder {
+	dec := newDecoder(s.cfg, written, sessions(ctx, s.connectSource))
 	dec.stray = s.stray
-	if !tables.read { // the change log's publication may hold some of them, too
+	if !tables { // the change log's publication may hold some of them, too
 		dec.cfg.Tables = nil
 	}
-	return &stream{
-		cfg: s.cfg, dec: dec, after: after, turn: tables.turn,
-		every: statusEvery(timeout), rarely: rarely(timeout), silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
-	}, nil
-}
-
-func (s *Stream) beat(src *pgx.Conn) *heartbeat {
-	return &heartbeat{
-		conn: src, slot: s.cfg.Slot, every: s.cfg.Heartbeat.Std(), heard: s.hear, limit: s.cfg.Lease.Std(), metrics: s.metrics,
-	}
+	return dec
 }
 
 // learn keeps what the next attempt has to know of how this one ended.
