@@ -67,24 +67,26 @@ func TestLateConclusionFindsNothing(t *testing.T) {
 	rc := newReceiver(t, nil)
 	// The conclusion of housekeeping's job would come to the gate first, under load.
 	r.exec("INSERT INTO weir.river_queue (name, paused_at, updated_at) VALUES ('weir_housekeeping', now(), now())")
+	// A conclusion tells that it is over, also when it finds no job.
+	r.exec(`CREATE SCHEMA app; CREATE TABLE app.concluded ();
+		CREATE FUNCTION app.concludes() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO app.concluded DEFAULT VALUES; RETURN NULL; END';
+		CREATE TRIGGER concludes AFTER UPDATE ON weir.river_job
+			WHEN (current_query() LIKE '%JobSetStateIfRunningMany%') EXECUTE FUNCTION app.concludes()`)
 	g, through := newGate(t, direct, place{says: "JobSetStateIfRunningMany"}, func() { close(reached) })
 	r.url = through
 	r.started(hook(rc.URL, ", timeout: 2m"))
 	r.order(`{}`)
 	<-reached
-	release := make(chan struct{})
-	rc.behave(func(http.ResponseWriter, *http.Request) { <-release })
+	second, answer := hanging(t)
+	rc.behave(second.ServeHTTP)
 	r.giveAway()
 	r.await("the second attempt", func() bool { return len(rc.seen()) == 2 })
 	g.release()
-	r.await("the first conclusion", func() bool {
-		return r.one(`SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database()
-			AND state = 'idle' AND query LIKE '%JobSetStateIfRunningMany%'`) != "0"
-	})
+	r.await("the first conclusion", func() bool { return r.one("SELECT count(*)::text FROM app.concluded") != "0" })
 	if state := r.one("SELECT state::text FROM job"); state != "running" {
 		t.Errorf("the second attempt was concluded by the first: %s", state)
 	}
-	close(release)
+	answer()
 	r.await("the end", func() bool { return r.jobs("state = 'completed'") == "1" })
 }
 
