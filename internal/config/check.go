@@ -37,6 +37,9 @@ func (c *checker) check() {
 	}
 	c.servers()
 	c.refreshed()
+	if c.opts.Console {
+		c.console()
+	}
 	if len(c.errs) == 0 {
 		c.warnActions()
 		c.warnEndpoints()

@@ -45,6 +45,8 @@ type Config struct {
 	Elasticsearch *index.ElasticsearchConfig `yaml:"elasticsearch,omitempty"`
 	// HTTP is where the worker serves /metrics, /healthz and /readyz.
 	HTTP HTTP `yaml:"http,omitempty"`
+	// Console is where and to whom riverui-proxy shows River UI and Weir's own pages.
+	Console Console `yaml:"console,omitempty"`
 	// History says where and how long events and outcomes are kept.
 	History index.Config `yaml:"history,omitempty"`
 	// Log is the worker's log.
@@ -97,6 +99,8 @@ type Options struct {
 	NoEnv bool
 	// Incomplete is NoEnv, but what the environment has is used. What it lacks is in Config.Unset.
 	Incomplete bool
+	// Console is for the console: what its own section needs of the environment and of files must be there.
+	Console bool
 	// OnlyPlaces is for tools beside the worker: of the file only what says where things are is kept (installation,
 	// database, source), and mistakes elsewhere are no errors but in Config.Mistakes.
 	OnlyPlaces bool
@@ -194,6 +198,7 @@ func (d *decoder) elsewhere(root ast.Node) (elsewhere, rest Errors) {
 func defaults() *Config {
 	return &Config{
 		HTTP:            HTTP{Listen: "127.0.0.1:9464"},
+		Console:         Console{Listen: "127.0.0.1:8080"},
 		Log:             Log{Level: "info", Format: "text"},
 		ShutdownTimeout: setting.Duration(30 * time.Second),
 	}
