@@ -194,6 +194,14 @@ func (d *decoder) elsewhere(root ast.Node) (elsewhere, rest Errors) {
 	return elsewhere, rest
 }
 
+// Default is what an empty file would be: everything in one database, no observers.
+func Default(database URL) *Config {
+	cfg := defaults()
+	cfg.Database.URL = database
+	cfg.fillIn()
+	return cfg
+}
+
 // defaults are those of this package's own keys; the rooms fill in theirs.
 func defaults() *Config {
 	return &Config{

@@ -63,7 +63,10 @@ func TestBadConfigurations(t *testing.T) {
 	for _, path := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".yaml"), func(t *testing.T) {
 			t.Parallel()
-			_, err := Load(t.Context(), Options{Path: path, Lookup: env(map[string]string{"X": "x"})})
+			forConsole := strings.HasPrefix(filepath.Base(path), "console-")
+			_, err := Load(t.Context(), Options{
+				Path: path, Lookup: env(map[string]string{"X": "x"}), Console: forConsole, Incomplete: forConsole,
+			})
 			var errs Errors
 			if !errors.As(err, &errs) || len(errs) == 0 {
 				t.Fatalf("got %v, want Errors", err)
@@ -99,7 +102,7 @@ func TestGoodConfigurations(t *testing.T) {
 	vars := map[string]string{
 		"DATABASE_URL": "postgres://weir:hunter2@db.example.org:5432/app", "ERP_SECRET": "s1", "ERP_SECRET_OLD": "s2",
 		"SMTP_USER": "weir", "SMTP_PASSWORD": "hunter2", "REDIS_USER": "weir", "REDIS_PASSWORD": "hunter2",
-		"ES_USER": "weir", "ES_PASSWORD": "hunter2",
+		"ES_USER": "weir", "ES_PASSWORD": "hunter2", "CONSOLE_PASSWORD": "hunter2",
 		"WEIRD": `a: b # "c"`, "SLACK_URL": "https://hooks.slack.com/services/T000/B000/XXXX",
 		"TWILIO_ACCOUNT": "AC00", "TWILIO_TOKEN": "s3", "FCM_CREDENTIALS": serviceAccount(t),
 	}
@@ -170,6 +173,50 @@ observers:
 	}
 }
 
+// What only the console's environment and files have is no reason for a worker to refuse the file that both read.
+func TestConsoleElsewhere(t *testing.T) {
+	t.Parallel()
+	text := `
+database: {url: postgres://localhost/app}
+console:
+  listen: :8080
+  basic_auth: {user: ops, password_env: CONSOLE_PASSWORD}
+  tls: {cert: console.pem, key: console.key}
+  trusted_header: {proxies: [10.1.0.7, "fd00::/8"]}
+`
+	vars := map[string]string{}
+	c := mustLoad(t, text, vars).Console
+	if c.BasicAuth.Password.Value() != "" || c.TrustedHeader.Name != "X-Forwarded-User" || fmt.Sprint(c.TrustedHeader.Proxies) != "[10.1.0.7/32 fd00::/8]" {
+		t.Errorf("got %+v", c)
+	}
+	for _, opts := range []Options{{Incomplete: true, Console: true}, {Console: true}} {
+		opts.Lookup = env(vars)
+		if errs := loadErrors(t, text, opts); len(errs) != 2 || !strings.Contains(errs[0].Message, "CONSOLE_PASSWORD") || errs[1].Line != 6 {
+			t.Errorf("%+v: got %v", opts, errs)
+		}
+	}
+	vars["CONSOLE_PASSWORD"] = "hunter2"
+	c = mustLoad(t, text, vars).Console
+	if got := fmt.Sprintf("%v %+v %#v", c, *c.BasicAuth, c.BasicAuth); c.BasicAuth.Password.Value() != "hunter2" || strings.Contains(got, "hunter2") {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	t.Parallel()
+	for listen, want := range map[string]bool{
+		"127.0.0.1:80": true, "127.8.9.1:80": true, "[::1]:80": true, "localhost:80": true, "[::ffff:127.0.0.1]:80": true,
+		":80": false, "0.0.0.0:80": false, "[::]:80": false, "10.0.0.1:80": false, "example.org:80": false, "localhost.example.org:80": false, "": false,
+	} {
+		if err := (Console{Listen: Listen(listen)}).CheckPublic(); (err == nil) != want {
+			t.Errorf("%q: %v", listen, err)
+		}
+		if err := (Console{Listen: Listen(listen), BasicAuth: &BasicAuth{}}).CheckPublic(); err != nil {
+			t.Errorf("%q with authentication: %v", listen, err)
+		}
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	cfg := mustLoad(t, "observers: {o: {entity: Order, actions: [{type: log}]}}\nendpoints: {log: {}}",
@@ -178,8 +225,8 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("urls: %q, %q", cfg.Database.URL.Value(), cfg.Source.URL.Value())
 	}
 	got := fmt.Sprintln(cfg.Source.Slot, cfg.Source.Publication, cfg.Source.ChangeLog, cfg.Source.Heartbeat, cfg.HTTP.Listen,
-		cfg.Log, cfg.ShutdownTimeout, cfg.Endpoints["log"].Concurrency)
-	want := fmt.Sprintln("weir", "weir", "core.tb_entity_change_log", "10s", "127.0.0.1:9464", Log{"info", "text"}, "30s", 50)
+		cfg.Console.Listen, cfg.Log, cfg.ShutdownTimeout, cfg.Endpoints["log"].Concurrency)
+	want := fmt.Sprintln("weir", "weir", "core.tb_entity_change_log", "10s", "127.0.0.1:9464", "127.0.0.1:8080", Log{"info", "text"}, "30s", 50)
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -144,6 +144,9 @@ func ParseNetwork(s string) (Network, error) {
 
 // UnmarshalYAML reads a network at a node of the file.
 func (n *Network) UnmarshalYAML(_ context.Context, node ast.Node) error {
+	if _, ok := setting.Text(node); !ok {
+		return setting.ErrorAt(node, "expected a network or an address, in quotes")
+	}
 	return setting.Parsed(node, n, ParseNetwork)
 }
 
@@ -244,7 +247,9 @@ func (h *TrustedHeader) Check(value func(key string) ast.Node) error {
 // the environment. Workers, which read the same file, do without.
 func (c *checker) console() {
 	section := entry(c.root, "console")
-	c.known(section)
+	if c.opts.NoEnv { // else reported
+		c.known(section)
+	}
 	if auth := c.cfg.Console.BasicAuth; auth != nil && auth.Password.Value() == "" && auth.Password.Env() != "" {
 		at := position(entry(entry(section, "basic_auth"), "password_env"))
 		c.errs = append(c.errs, c.src.errorAt(at.Line, at.Column,
