@@ -14,13 +14,14 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 )
 
 var update = flag.Bool("update", false, "write pictures and docs anew")
 
-// tab is an empty page of 1280 x 800 in a Chromium of its own.
+// tab is an empty page in a window of 1280 x 800, of a Chromium of its own.
 type tab struct {
 	context.Context // for chromedp.Do and chromedp.Run
 
@@ -87,12 +88,27 @@ func (b *tab) listen(event any) {
 	}
 }
 
+// enter opens a page of a console that asks for a password, and stays known to it.
+func (b *tab) enter(t *testing.T, r *rig, path string) {
+	t.Helper()
+	headers := network.Headers{"Authorization": basic("ops", password)[1]}
+	_, err := chromedp.Call(b, network.Enable, network.EnableParams{})
+	check(t, err)
+	_, err = chromedp.Call(b, network.SetExtraHTTPHeaders, network.SetExtraHTTPHeadersParams{Headers: headers})
+	check(t, err)
+	check(t, chromedp.Do(b, chromedp.Navigate(r.url+path)))
+}
+
 // picture writes what the tab shows to docs/pictures/NAME.png, with -update.
 func (b *tab) picture(t *testing.T, name string) {
 	t.Helper()
 	if !*update {
 		return
 	}
+	// What fades in has to be there.
+	const still = `Promise.all(document.getAnimations().filter(a => a.effect.getComputedTiming().iterations !== Infinity).map(a => a.finished)).then(() => 1)`
+	_, err := chromedp.Run(b, chromedp.Evaluate[int](still, chromedp.EvalAwaitPromise))
+	check(t, err)
 	png, err := chromedp.Run(b, chromedp.CaptureScreenshot())
 	check(t, err)
 	const most = 200 << 10

@@ -27,10 +27,13 @@ const (
 
 const (
 	// pagesPolicy is for Weir's own pages: nothing but files of the console itself.
-	pagesPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
-		"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-	// riverUIPolicy is for River UI. Its one inline script is data, which no policy is about.
-	riverUIPolicy = pagesPolicy
+	pagesPolicy = policyBase + "style-src 'self'"
+	// riverUIPolicy is for River UI, whose libraries put style sheets of changing contents into the page. Its one inline script that
+	// matters is data, which a policy is not about.
+	riverUIPolicy = policyBase + "style-src 'self' 'unsafe-inline'"
+
+	policyBase = "default-src 'none'; script-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; " +
+		"base-uri 'none'; frame-ancestors 'none'; "
 )
 
 // guard is what every request goes through. It is safe for concurrent use.
@@ -87,7 +90,9 @@ func (g *guard) stages() []func(next handler) handler {
 }
 
 // ServeHTTP answers a request, if it may be.
-func (g *guard) ServeHTTP(rw http.ResponseWriter, r *http.Request) { g.first(&visit{ResponseWriter: rw}, r) }
+func (g *guard) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	g.first(&visit{ResponseWriter: rw}, r)
+}
 
 // WriteHeader notes the status.
 func (v *visit) WriteHeader(status int) {
