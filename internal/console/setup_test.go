@@ -123,10 +123,16 @@ func newRigOn(t *testing.T, databaseURL, text string) *rig {
 	return r
 }
 
-// do sends a request; the path is below the prefix. Headers are pairs; Host is one.
+// root is the console's address, without the prefix.
+func (r *rig) root() string { return strings.TrimSuffix(r.url, string(r.console.cfg.Prefix)) }
+
+// do sends a request; the path is below the prefix, or a whole URL. Headers are pairs; Host is one.
 func (r *rig) do(method, path, body string, headers ...string) (status int, text string, answer http.Header) {
 	r.t.Helper()
-	req, err := http.NewRequestWithContext(r.t.Context(), method, r.url+path, strings.NewReader(body))
+	if !strings.Contains(path, "://") {
+		path = r.url + path
+	}
+	req, err := http.NewRequestWithContext(r.t.Context(), method, path, strings.NewReader(body))
 	check(r.t, err)
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Add(headers[i], headers[i+1])
