@@ -113,8 +113,13 @@ observers:
 	const named, flagged = "postgres://named/app", "postgres://flag/app"
 	vars := map[string]string{"DATABASE_URL": named, "CONSOLE_PASSWORD": "x"}
 	for _, tt := range []struct{ path, flag, want string }{
-		{"", "", named}, {"", flagged, flagged}, {worker, "", named}, {worker, flagged, flagged}, {write(t, elsewhere), flagged, flagged},
-		{write(t, "observers: {}\n"), "", named}, {write(t, elsewhere), "", "postgres://weir:hunter2@127.0.0.1:1/weir"},
+		{"", "", named},
+		{"", flagged, flagged},
+		{worker, "", named},
+		{worker, flagged, flagged},
+		{write(t, elsewhere), flagged, flagged},
+		{write(t, "observers: {}\n"), "", named},
+		{write(t, elsewhere), "", "postgres://weir:hunter2@127.0.0.1:1/weir"},
 	} {
 		cfg, err := load(t.Context(), tt.path, tt.flag, env(vars))
 		check(t, err)

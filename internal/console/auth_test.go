@@ -26,8 +26,12 @@ func TestTrustedHeader(t *testing.T) {
 	}
 	r.await("the user in the log", func() bool { return strings.Contains(r.log.String(), "user=ann") })
 	for _, headers := range [][]string{
-		nil, {"X-Forwarded-User", ""}, {"X-Forwarded-User", "ann", "X-Forwarded-User", "bob"}, {"X-Remote-User", "ann"},
-		{"X-Forwarded-User", strings.Repeat("a", userLength+1)}, basic("ops", password),
+		nil,
+		{"X-Forwarded-User", ""},
+		{"X-Forwarded-User", "ann", "X-Forwarded-User", "bob"},
+		{"X-Remote-User", "ann"},
+		{"X-Forwarded-User", strings.Repeat("a", userLength+1)},
+		basic("ops", password),
 	} {
 		status, _, h := r.do(http.MethodGet, path, "", headers...)
 		if status != http.StatusUnauthorized || h.Get("WWW-Authenticate") != "" { // a browser could only ask for a password that there is not

@@ -170,8 +170,14 @@ func TestForeignOrigin(t *testing.T) {
 	before := r.jobs()
 	known := basic("ops", password)
 	for _, headers := range [][]string{
-		{"Origin", "https://evil.example"}, {"Origin", "null"}, {"Origin", "https://ops.example.org.evil.example"}, {"Origin", "http://ops.example.org"},
-		{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", r.url + "1"}, {"Origin", "x:" + r.url},
+		{"Origin", "https://evil.example"},
+		{"Origin", "null"},
+		{"Origin", "https://ops.example.org.evil.example"},
+		{"Origin", "http://ops.example.org"},
+		{"Sec-Fetch-Site", "cross-site"},
+		{"Sec-Fetch-Site", "same-site"},
+		{"Origin", r.url + "1"},
+		{"Origin", "x:" + r.url},
 	} {
 		for _, route := range riverRoutes(t, ids) {
 			if headers[0] != "Origin" && readsOnly(route.method) {
@@ -305,4 +311,3 @@ func TestLimits(t *testing.T) {
 		t.Error("no deadline")
 	}
 }
-

@@ -130,4 +130,3 @@ func checkMetricsDoc(t *testing.T, section string) {
 		t.Errorf("docs/metrics.md is stale: run make generate\nwant:\n%s", section)
 	}
 }
-
