@@ -301,8 +301,10 @@ func TestPanic(t *testing.T) {
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "read_only: false")
-	body := `{"ids":["` + strings.Repeat("1", bodySize) + `"]}`
-	if status, text, _ := r.do(http.MethodPost, "/river/api/jobs/retry", body); status/100 == 2 {
+	ids := r.insertAll()
+	body := fmt.Sprintf(`{"ids":["%d"],"more":"%s"}`, ids["discarded"], strings.Repeat("1", bodySize))
+	before := r.jobs()
+	if status, text, _ := r.do(http.MethodPost, "/river/api/jobs/retry", body); status/100 == 2 || r.jobs() != before {
 		t.Errorf("%d\n%s", status, text)
 	}
 	var limit context.Context
