@@ -178,7 +178,6 @@ func (o *output) String() string {
 var built string
 
 var build = sync.OnceValues(func() (path string, err error) {
-	//nolint:usetesting // it outlives the test that builds it
 	if built, err = os.MkdirTemp("", "weir-proxy-"); err != nil {
 		return "", err
 	}

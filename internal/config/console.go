@@ -161,7 +161,8 @@ type Origin string
 // ParseOrigin reads an origin.
 func ParseOrigin(s string) (Origin, error) {
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.Scheme+"://"+u.Host != s || strings.ToLower(s) != s {
+	known := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != ""
+	if !known || u.Scheme+"://"+u.Host != s || strings.ToLower(s) != s {
 		return "", errors.New("expected an origin as browsers send it, in small letters and without a path: https://ops.example.org")
 	}
 	return Origin(s), nil
@@ -200,14 +201,15 @@ func loopback(listen string) bool {
 }
 
 // Check looks at what spans several keys.
-func (c *Console) Check(value func(key string) ast.Node) error {
+func (c Console) Check(value func(key string) ast.Node) error {
 	value = setting.Written(value)
 	node := value("listen")
 	if node == nil {
 		return nil
 	}
 	if c.Listen == "" {
-		return setting.ErrorAt(node, "expected host:port, as in 127.0.0.1:8080: the console is a program of its own, and there is nothing to turn off")
+		return setting.ErrorAt(node, "expected host:port, as in 127.0.0.1:8080: the console is a program of its own, "+
+			"and there is nothing to turn off")
 	}
 	if err := c.CheckPublic(); err != nil {
 		return setting.ErrorAt(node, "%s", err)
@@ -216,7 +218,7 @@ func (c *Console) Check(value func(key string) ast.Node) error {
 }
 
 // Check says that half a certificate is none.
-func (t *TLS) Check(value func(key string) ast.Node) error {
+func (t TLS) Check(value func(key string) ast.Node) error {
 	switch {
 	case t.Cert != "" && t.Key == "":
 		return setting.ErrorAt(value("cert"), "a certificate needs its private key: write key, too")

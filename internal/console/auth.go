@@ -41,7 +41,8 @@ func newAuthenticator(cfg config.Console) *authenticator {
 	return &authenticator{basic: cfg.BasicAuth, header: cfg.TrustedHeader, guesses: guesses{byAddr: lru}}
 }
 
-// authenticate lets in who is known, and anybody to the probes' paths. The credentials end here: what comes behind has no use for them.
+// authenticate lets in who is known, and anybody to the probes' paths. The credentials end here: what comes behind has no use
+// for them.
 func (g *guard) authenticate(next handler) handler {
 	return func(v *visit, r *http.Request) {
 		if g.known == nil {

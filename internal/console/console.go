@@ -138,8 +138,8 @@ func (c *Console) Run(ctx context.Context) error {
 	server := c.server()
 	served := make(chan error, 1)
 	go func() { served <- c.serve(server, listener) }()
-	c.log.Info("serving the console", "address", listener.Addr().String(), "prefix", string(c.cfg.Prefix), "tls", c.certificate != nil,
-		"read_only", c.cfg.ReadOnly, "authentication", c.cfg.Authenticates(), "version", c.opts.Version)
+	c.log.Info("serving the console", "address", listener.Addr().String(), "prefix", string(c.cfg.Prefix),
+		"tls", c.certificate != nil, "read_only", c.cfg.ReadOnly, "authentication", c.cfg.Authenticates(), "version", c.opts.Version)
 	if c.opts.Ready != nil {
 		c.opts.Ready(listener.Addr().String())
 	}
@@ -180,7 +180,9 @@ func (c *Console) stop(ctx context.Context, server *http.Server, served <-chan e
 		c.log.Warn("requests were cut off", "shutdown_timeout", limit)
 		err = server.Close()
 	}
-	<-served
+	if failed := <-served; !errors.Is(failed, http.ErrServerClosed) {
+		err = errors.Join(err, failed)
+	}
 	c.log.Info("console stopped")
 	return err
 }

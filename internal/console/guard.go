@@ -115,9 +115,9 @@ func (v *visit) Unwrap() http.ResponseWriter { return v.ResponseWriter }
 func (g *guard) recoverPanic(next handler) handler {
 	return func(v *visit, r *http.Request) {
 		defer func() {
-			switch problem := recover(); {
-			case problem == nil:
-			case problem == http.ErrAbortHandler: //nolint:errorlint // a panic with the very value
+			switch problem := recover(); problem {
+			case nil:
+			case http.ErrAbortHandler:
 				panic(problem)
 			default:
 				g.log.Error("a page panicked", "request_id", v.id, "panic", problem, "stack", string(debug.Stack()))
@@ -139,29 +139,34 @@ func (g *guard) identify(next handler) handler {
 	}
 }
 
-// observe counts and logs. What people search for is in the query, which only debugging shows.
+// observe counts and logs.
 func (g *guard) observe(next handler) handler {
 	return func(v *visit, r *http.Request) {
 		began, status := time.Now(), http.StatusInternalServerError // unless it ends without a panic
 		defer func() {
 			took := time.Since(began)
 			g.metrics.request(r.Method, status, g.area(r.URL.Path), took)
-			level := slog.LevelDebug
-			if status >= http.StatusBadRequest && status != http.StatusNotFound || !readsOnly(r.Method) {
-				level = slog.LevelInfo
-			}
-			attributes := []any{
-				"request_id", v.id, "user", v.user, "remote", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "status", status,
-				"duration", took,
-			}
-			if r.URL.RawQuery != "" && g.log.Enabled(r.Context(), slog.LevelDebug) {
-				attributes = append(attributes, "query", r.URL.RawQuery)
-			}
-			g.log.Log(r.Context(), level, "request", attributes...)
+			g.logRequest(v, r, status, took)
 		}()
 		next(v, r)
 		status = cmp.Or(v.status, http.StatusOK)
 	}
+}
+
+// logRequest writes the line of the access log. What people search for is in the query, which only debugging shows.
+func (g *guard) logRequest(v *visit, r *http.Request, status int, took time.Duration) {
+	level := slog.LevelDebug
+	if status >= http.StatusBadRequest && status != http.StatusNotFound || !readsOnly(r.Method) {
+		level = slog.LevelInfo
+	}
+	attributes := []any{
+		"request_id", v.id, "user", v.user, "remote", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "status", status,
+		"duration", took,
+	}
+	if r.URL.RawQuery != "" && g.log.Enabled(r.Context(), slog.LevelDebug) {
+		attributes = append(attributes, "query", r.URL.RawQuery)
+	}
+	g.log.Log(r.Context(), level, "request", attributes...)
 }
 
 // area is what a path belongs to: one of a few words, for a metric.

@@ -22,7 +22,9 @@ func newRiverUI(pool *pgxpool.Pool, base string, log *slog.Logger) (*riverui.Han
 	if err != nil {
 		return nil, fmt.Errorf("river: %w", err)
 	}
-	ui, err := riverui.NewHandler(&riverui.HandlerOpts{Endpoints: riverui.NewEndpoints(client, nil), Logger: log, Prefix: base + "/river"})
+	ui, err := riverui.NewHandler(&riverui.HandlerOpts{
+		Endpoints: riverui.NewEndpoints(client, nil), Logger: log, Prefix: base + "/river",
+	})
 	if err != nil {
 		return nil, fmt.Errorf("river ui: %w", err)
 	}
@@ -39,7 +41,8 @@ func (c *Console) startRiverUI(ctx context.Context) {
 	}
 }
 
-// mountRiverUI adds River UI below base. Its answers to other origins (CORS) are its command's, not its handler's: there are none.
+// mountRiverUI adds River UI below base. Answers to other origins (CORS) are for River UI's own command to give, not for its
+// handler: there are none here.
 func mountRiverUI(mux *http.ServeMux, base string, ui http.Handler) {
 	path := base + "/river"
 	handler := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
