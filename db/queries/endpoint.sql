@@ -1,6 +1,7 @@
 -- name: FollowEndpoints :many
 -- FollowEndpoints is what every worker asks each second: the circuit breakers of all endpoints (action is empty), and the
--- actions that are gone (endpoint names the observer, reason the target). due: probes may be let through. orphan: who probes has
+-- actions that are gone (endpoint names the observer, reason the target), and what people have paused (state is 'paused', action
+-- the scope, endpoint the name: of an endpoint that of its queue). due: probes may be let through. orphan: who probes has
 -- no lease. open_until is 1970 for none and for infinity.
 SELECT name AS endpoint, ''::text AS action, state, reason, changed_by, manual,
        (CASE WHEN isfinite(open_until) THEN open_until ELSE to_timestamp(0) END)::timestamptz AS open_until,
@@ -11,6 +12,9 @@ FROM weir.endpoint e
 UNION ALL
 SELECT observer, action, 'gone', target, '', false, to_timestamp(0), since, false, false, clock_timestamp()
 FROM weir.gone
+UNION ALL
+SELECT name, scope, 'paused', reason, paused_by, true, to_timestamp(0), since, false, false, clock_timestamp()
+FROM weir.paused
 ORDER BY 1, 2;
 
 -- name: AddEndpoints :exec

@@ -217,7 +217,7 @@ func weirTables() []string {
 	return []string{
 		"captured_table", "checkpoint", "dead_letter", "dedup", "discarded_change", "document",
 		"document_default", "endpoint", "event", "event_default", "forgotten", "gone",
-		"history", "ordered_job", "outcome", "outcome_default",
+		"history", "ordered_job", "outcome", "outcome_default", "pause", "paused",
 		"river_job", "river_leader", "river_migration", "river_notification", "river_queue", "worker",
 	}
 }
