@@ -42,6 +42,7 @@ type circuit struct {
 	by      string
 	since   time.Time
 	manual  bool
+	held    bool // paused: nothing is let through, whatever the state
 	// shut is closed when the state changes. It is also what tells one state from the next: a result counts only for the one
 	// in which its call began.
 	shut     chan struct{}
@@ -76,6 +77,22 @@ func (c *circuit) newWindow() circuitbreaker.CircuitBreaker[any] {
 	return w
 }
 
+// hold pauses the endpoint, or lets it go. It ends what waits for its moment; what has begun counts for nothing any more.
+func (c *circuit) hold(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held != on {
+		c.held = on
+		c.turn(c.state, c.probing)
+	}
+}
+
+func (c *circuit) holds() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held
+}
+
 // configure puts other settings in force. The state stays; what was counted by the old ones is forgotten.
 func (c *circuit) configure(cfg Config) {
 	c.mu.Lock()
@@ -108,10 +125,15 @@ type RefusedError struct {
 	Endpoint string
 	// After is when to ask again; 0: nobody knows.
 	After time.Duration
+	// Paused is true where a person has paused it.
+	Paused bool
 }
 
 // Error names the endpoint.
 func (e *RefusedError) Error() string {
+	if e.Paused {
+		return fmt.Sprintf("deliveries to endpoint %s are paused", e.Endpoint)
+	}
 	return fmt.Sprintf("the circuit breaker of endpoint %s is open", e.Endpoint)
 }
 
@@ -120,6 +142,8 @@ func (c *circuit) enter() *Pass {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case c.held:
+		return nil
 	case c.state == Closed:
 	case c.probing && c.inFlight < c.cfg.Probes:
 		c.inFlight++
@@ -133,8 +157,8 @@ func (c *circuit) enter() *Pass {
 func (c *circuit) refused() *RefusedError {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := &RefusedError{Endpoint: c.name}
-	if !c.until.IsZero() {
+	e := &RefusedError{Endpoint: c.name, Paused: c.held}
+	if !c.held && !c.until.IsZero() {
 		e.After = max(0, time.Until(c.until))
 	}
 	return e
@@ -145,6 +169,8 @@ func (c *circuit) allowed(concurrency int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case c.held:
+		return 0
 	case c.state == Closed:
 		return concurrency
 	case c.probing:

@@ -68,6 +68,7 @@ func (p *Panel) look(ctx context.Context) ([]store.FollowEndpointsRow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the circuit breakers: %w", err)
 	}
+	rows = p.takePauses(rows)
 	gone := map[Action]string{}
 	for _, r := range rows {
 		if r.Action != "" {
@@ -136,6 +137,7 @@ func (p *Panel) act(ctx context.Context, rows []store.FollowEndpointsRow) (acted
 					Name: r.Endpoint, Me: p.me, Reason: "the configuration has no breaker here",
 				})
 			}
+		case c.holds(): // nothing would be let through: who probes is left as it is
 		case r.Due, r.Orphan:
 			n, err = store.New().ProbeEndpoint(ctx, p.db, store.ProbeEndpointParams{Name: r.Endpoint, Me: p.me, Was: r.ChangedBy})
 		}

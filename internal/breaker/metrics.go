@@ -7,6 +7,7 @@ type metrics struct {
 	transitions *prometheus.CounterVec
 	gone        *prometheus.GaugeVec
 	wait        prometheus.Histogram
+	paused      *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -26,7 +27,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: prometheus.ExponentialBucketsRange(0.001, 3600, 16),
 		}),
 	}
-	reg.MustRegister(m.state, m.transitions, m.gone, m.wait)
+	m.paused = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "weir_paused",
+		Help: "1 for what a person has paused, else 0: all deliveries, an endpoint, an observer, or the stream, by scope and name.",
+	}, []string{"scope", "name"})
+	reg.MustRegister(m.state, m.transitions, m.gone, m.wait, m.paused)
 	return m
 }
 

@@ -20,9 +20,14 @@ type Options struct {
 	DB       store.DBTX
 	ClientID string // has a lease for as long as Run runs
 	// Turned is called after an endpoint may be called, or may no longer be called, by as many as before. It must not block.
-	Turned     func()
-	Logger     *slog.Logger
-	Registerer prometheus.Registerer
+	Turned func()
+	// QueueOf names the queue of an endpoint, by which it is paused. nil: it has the endpoint's name.
+	QueueOf func(endpoint string) string
+	// Resumed is called when an observer is not paused any more, and StreamPaused with each look at which the stream is. They must
+	// not block. Optional.
+	Resumed, StreamPaused func()
+	Logger                *slog.Logger
+	Registerer            prometheus.Registerer
 }
 
 // Endpoint is what an endpoint is configured to be.
@@ -43,17 +48,28 @@ type Panel struct {
 	metrics *metrics
 	kick    chan struct{} // asks Run to look before its time
 
+	queueOf               func(endpoint string) string
+	resumed, streamPaused func()
+
 	mu       sync.Mutex // guards the rest
 	circuits map[string]*circuit
 	limiters map[string]*limiter
 	targets  map[Action]string // configured, by fingerprint
 	gone     map[Action]string // of those, whose target is gone: its fingerprint
 	unsaid   map[Action]string // what of gone is not written down yet
+
+	pauses    map[held]pause
+	observers []string        // in force
+	counted   map[held]string // what has a series of the metric
 }
 
 // New makes a Panel of no endpoints: Configure it, Follow once, then Run it.
 func New(o Options) *Panel {
+	if o.QueueOf == nil {
+		o.QueueOf = func(endpoint string) string { return endpoint }
+	}
 	return &Panel{
+		queueOf: o.QueueOf, resumed: o.Resumed, streamPaused: o.StreamPaused,
 		db: o.DB, me: o.ClientID, turned: o.Turned, log: o.Logger.With("component", "breaker"), metrics: newMetrics(o.Registerer),
 		kick: make(chan struct{}, 1), circuits: map[string]*circuit{}, limiters: map[string]*limiter{},
 		gone: map[Action]string{}, unsaid: map[Action]string{},
@@ -71,7 +87,9 @@ func (p *Panel) Configure(endpoints map[string]Endpoint, targets map[Action]stri
 			p.limiters[name].configure(e.RateLimit)
 			continue
 		}
-		p.circuits[name] = newCircuit(name, e.Breaker)
+		c := newCircuit(name, e.Breaker)
+		c.hold(p.queuePaused(p.queueOf(name)))
+		p.circuits[name] = c
 		p.limiters[name] = newLimiter(e.RateLimit, p.log.With("endpoint", name), p.reserver(name))
 		p.metrics.expect(name)
 	}
@@ -94,6 +112,7 @@ func (p *Panel) Configure(endpoints map[string]Endpoint, targets map[Action]stri
 	}
 	p.targets = targets
 	p.countGone()
+	p.countPaused()
 	p.ask()
 }
 
@@ -112,7 +131,7 @@ func (p *Panel) circuit(endpoint string) *circuit {
 }
 
 // Allowed is how many deliveries to an endpoint may run at once in this worker, of so many that are configured: none while its
-// breaker is open, or while another worker probes.
+// breaker is open, while another worker probes, or while it is paused.
 func (p *Panel) Allowed(endpoint string, concurrency int) int {
 	c := p.circuit(endpoint)
 	if c == nil {
@@ -133,7 +152,11 @@ func (p *Panel) Limited(endpoint string) bool {
 func (p *Panel) Enter(endpoint string) (*Pass, error) {
 	p.mu.Lock()
 	c, l := p.circuits[endpoint], p.limiters[endpoint]
+	stopped := p.queuePaused(p.queueOf(endpoint))
 	p.mu.Unlock()
+	if c == nil && stopped {
+		return nil, &RefusedError{Endpoint: endpoint, Paused: true}
+	}
 	if c == nil {
 		return &Pass{panel: p}, nil // of a configuration that is not in force any more
 	}
@@ -250,6 +273,7 @@ func (p *Panel) Degraded() []string {
 			degraded = append(degraded, fmt.Sprintf("action %s/%s: its target is gone (410)", a.Observer, a.Action))
 		}
 	}
+	degraded = append(degraded, p.degradedByPauses()...)
 	slices.Sort(degraded)
 	return degraded
 }

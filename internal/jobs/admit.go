@@ -49,6 +49,9 @@ func (r *runner) admit(next step) step {
 		if r.panel.IsGone(act, target) { // since it waits
 			return action.Final(action.CodeGone, errGone)
 		}
+		if err := r.stillUnpaused(d); err != nil {
+			return err
+		}
 		d.began = time.Now()
 		err = next(ctx, d)
 		if verdict, why = d.verdict(err); verdict == breaker.Healthy && isGone(err) {

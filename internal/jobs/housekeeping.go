@@ -77,6 +77,7 @@ func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]
 		func() error { return h.prune(ctx, retention, history) },
 		func() error { return h.forgetEndpoints(ctx) },
 		func() error { return h.forgetClaims(ctx) },
+		func() error { return keepPauses(ctx, h.queue.runner.pool) },
 	} {
 		if h.queue.isEnding() {
 			err = errors.Join(err, errEnding)

@@ -61,8 +61,10 @@ type Options struct {
 	Results   *cache.Results // nil: no result is kept
 	// Documents stores a document of the history again that its store refused. nil: there is no such store.
 	Documents func(ctx context.Context, key index.Key, outcome *index.Outcome, version int64) (refused string, err error)
-	ClientID  string
-	SoftStop  time.Duration // how long running deliveries may take when the worker stops
+	// StreamPaused is told, again and again, that somebody has paused the stream. Optional. It must not block.
+	StreamPaused func()
+	ClientID     string
+	SoftStop     time.Duration // how long running deliveries may take when the worker stops
 	// RecoveryWindow is how far before the newest ingested change a lost slot is made up for: what was ingested since is kept.
 	RecoveryWindow time.Duration
 	// Remains waits for what River still does after Run has returned because the lease was lost.
@@ -116,13 +118,15 @@ func New(o Options) (*Queue, error) {
 		ending: q.ending, results: o.Results,
 		panel: breaker.New(breaker.Options{
 			DB: o.Pool, ClientID: o.ClientID, Turned: q.wake, Logger: o.Logger, Registerer: o.Registerer,
+			QueueOf: QueueName, Resumed: q.resumed, StreamPaused: o.StreamPaused,
 		}),
 	}
 	if q.runner.claims = dedup.Claims(dedup.NewPostgres(o.Pool)); o.Redis != nil {
 		q.runner.claims, q.runner.marks = dedup.NewRedis(o.Redis), dedup.NewMarks(o.Redis)
 		q.runner.made = &made{marks: q.runner.marks, log: q.log}
 	}
-	q.producers.allowed = q.runner.panel.Allowed
+	q.producers.allowed, q.producers.paused = q.runner.panel.Allowed, q.runner.panel.QueuePaused
+	q.turns.paused = q.runner.panel.ObserverPaused
 	q.serve(o.Observers, o.Endpoints)
 
 	q.rescuer = &rescuer{
@@ -183,6 +187,7 @@ func (q *Queue) serve(set *observer.Set, configs map[string]EndpointConfig) {
 		endpoints[at.name] = at.settings
 	}
 	q.runner.panel.Configure(endpoints, targets(set))
+	q.runner.panel.Watch(set.Names())
 	q.producers.want(byQueue)
 }
 
@@ -250,6 +255,9 @@ func (q *Queue) stop(ctx context.Context) error {
 func (q *Queue) start(ctx context.Context) bool {
 	for {
 		err := q.followFirst(ctx)
+		if err == nil {
+			err = keepPauses(ctx, q.runner.pool)
+		}
 		if err == nil {
 			// A context of its own: River's stop must not begin with a cut-off of what is running.
 			err = q.client.Start(context.WithoutCancel(ctx))

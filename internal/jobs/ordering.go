@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +57,8 @@ type turns struct {
 	pool *pgxpool.Pool
 	set  *atomic.Pointer[observer.Set]
 	log  *slog.Logger
+	// paused says of an observer that nothing of it is to be called.
+	paused func(observer string) bool
 
 	mu    sync.Mutex // guards named
 	named map[sequence]struct{}
@@ -65,7 +68,10 @@ type turns struct {
 }
 
 func newTurns(pool *pgxpool.Pool, set *atomic.Pointer[observer.Set], log *slog.Logger) *turns {
-	return &turns{pool: pool, set: set, log: log, named: map[sequence]struct{}{}, woken: make(chan struct{}, 1)}
+	return &turns{
+		pool: pool, set: set, log: log, paused: func(string) bool { return false },
+		named: map[sequence]struct{}{}, woken: make(chan struct{}, 1),
+	}
 }
 
 // first asks whether a delivery is the first of its sequence.
@@ -266,6 +272,11 @@ func (t *turns) ended(job *rivertype.JobRow) {
 }
 
 func (t *turns) callNow(ctx context.Context, names []sequence) error {
+	// When it is resumed, the sweep calls.
+	names = slices.DeleteFunc(names, func(s sequence) bool { return t.paused(s.observer) })
+	if len(names) == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	queues, err := store.New().CallNext(ctx, t.pool, t.params(names))
@@ -289,6 +300,7 @@ func (t *turns) sweep(ctx context.Context) (done bool, err error) {
 	for _, row := range rows {
 		s := sequence{row.Observer, row.Entity, row.EntityID}
 		switch ordering, _, ok := t.set.Load().Order(row.Observer); {
+		case t.paused(row.Observer):
 		case !ok:
 			unknown = append(unknown, s)
 		case ordering == observer.OrderingEntity:

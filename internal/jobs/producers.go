@@ -35,6 +35,7 @@ type producers struct {
 
 	wanted  atomic.Pointer[map[string]place]           // the endpoints in force, by the names of their queues
 	allowed func(endpoint string, concurrency int) int // how much of an endpoint's concurrency its breaker lets through
+	paused  func(queue string) bool                    // a queue without an endpoint: whether deliveries are
 	// served are the queues that have a producer, with its concurrency. It belongs to the sweep: to add a producer is to
 	// write to the database, and whoever reloads a configuration must not wait for that.
 	served map[string]int
@@ -71,7 +72,7 @@ func (p *producers) adjust(ctx context.Context, holding []string) (done bool, er
 	return done, nil
 }
 
-// target is what each queue is to have: 0 for none, while its endpoint must not be called. One that nothing goes to any more
+// target is what each queue is to have: 0 for none, while its endpoint must not be called, or is paused. One that nothing goes to any more
 // keeps its producer, since it may hold deliveries; when that producer has been told to stop, it gets another.
 func (p *producers) target(holding []string) map[string]int {
 	target := map[string]int{}
@@ -82,19 +83,25 @@ func (p *producers) target(holding []string) map[string]int {
 		if _, ok := target[name]; ok {
 			continue
 		}
-		if have == stopping {
+		switch {
+		case p.held(name):
+			have = 0
+		case have == stopping:
 			have = EndpointConfig{}.WithDefaults(name).Concurrency
 		}
 		target[name] = have
 	}
 	for _, name := range holding {
-		if _, ok := target[name]; !ok {
+		if _, ok := target[name]; !ok && !p.held(name) {
 			p.log.Info("working off a queue that has no endpoint any more", "queue", name)
 			target[name] = EndpointConfig{}.WithDefaults(name).Concurrency
 		}
 	}
 	return target
 }
+
+// held says that a queue without an endpoint is paused. What is Weir's own goes on, unless River is told otherwise.
+func (p *producers) held(name string) bool { return !isOurs(name) && p.paused(name) }
 
 // give gives a queue a producer of this concurrency, none for 0, and returns false while the one before has not ended.
 func (p *producers) give(ctx context.Context, name string, concurrency int, patience time.Duration) (done bool, err error) {

@@ -101,6 +101,7 @@ type step func(context.Context, *delivery) error
 func (r *runner) chain() step {
 	s := r.act
 	for _, wrap := range slices.Backward([]func(step) step{
+		r.unpaused, // whether a person has paused the observer
 		r.resolve,  // which action, in the configuration of now
 		r.inOrder,  // whether it is the delivery's turn
 		r.conclude, // River's verb, outcome, metrics

@@ -89,7 +89,8 @@ func (r *runner) known(ctx context.Context, job *rivertype.JobRow) {
 func actionType(kind string) string { return strings.TrimPrefix(kind, "weir_") }
 
 // release makes the jobs available whose observer and action are known (again): once for each configuration, and only those,
-// so that workers that know different ones do not toss jobs to each other. It returns false when there are more.
+// so that workers that know different ones do not toss jobs to each other. It returns false when there are more. So it does with
+// those that were set aside while their observer was paused.
 func (q *Queue) release(ctx context.Context) (done bool, err error) {
 	if !q.unreleased.Swap(false) {
 		return true, nil
@@ -105,9 +106,10 @@ func (q *Queue) release(ctx context.Context) (done bool, err error) {
 		q.unreleased.Store(true)
 		return false, fmt.Errorf("make jobs available that waited for their observer: %w", err)
 	}
-	if len(queues) == releaseBatch {
+	done, err = q.releasePaused(ctx)
+	if err != nil || !done || len(queues) == releaseBatch {
 		q.unreleased.Store(true)
-		return false, nil
+		return false, err
 	}
 	return true, nil
 }

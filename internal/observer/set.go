@@ -209,6 +209,15 @@ func (s *Set) All() []*Bound {
 	return all
 }
 
+// Names are the observers, sorted.
+func (s *Set) Names() []string {
+	names := make([]string, len(s.observers))
+	for i, o := range s.observers {
+		names[i] = o.name
+	}
+	return names
+}
+
 // Endpoints are where the observers' actions go, each once, sorted: those of observers that are not enabled, too, since
 // deliveries of theirs may exist.
 func (s *Set) Endpoints() []string {
