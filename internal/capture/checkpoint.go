@@ -49,8 +49,8 @@ const (
 )
 
 // settle brings slot and checkpoint into being where they are missing, makes up for what a slot has lost, and refuses a source
-// that the checkpoint does not belong to.
-func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) {
+// that the checkpoint does not belong to. While the stream is paused it only looks.
+func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn, paused bool) (start, error) {
 	tooOld, err := prepare(ctx, src, s.cfg)
 	if err != nil {
 		return start{}, err
@@ -76,6 +76,12 @@ func (s *Stream) settle(ctx context.Context, src, dst *pgx.Conn) (start, error) 
 		todo, err := judge(s.cfg, seen)
 		if err != nil {
 			return start{}, err
+		}
+		if paused && todo.verdict != readOn {
+			if seen.checkpoint != nil {
+				s.once.Do(func() { close(s.verified) }) // it is the checkpoint's source: what is queued may be delivered
+			}
+			return start{}, errPaused
 		}
 		switch todo.verdict {
 		case createTheSlot:

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/fraiseql/weir/internal/event"
 )
 
 // heartbeatWAL is how far the WAL must have moved past the checkpoint before a heartbeat is worth its own WAL.
@@ -92,23 +90,13 @@ func (h *heartbeat) listen(ctx context.Context, d time.Duration) error {
 }
 
 func (h *heartbeat) beat(ctx context.Context) error {
-	var current string
-	var retained int64
-	err := h.conn.QueryRow(ctx, `
-		SELECT pg_current_wal_lsn()::text, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
-		  FROM pg_replication_slots WHERE slot_name = $1`, string(h.slot)).Scan(&current, &retained)
+	lsn, retained, err := readRetained(ctx, h.conn, h.slot, h.metrics)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("replication slot %s is gone", h.slot)
 	}
 	if err != nil {
 		return fmt.Errorf("read the slot: %w", err)
 	}
-	h.metrics.retained.Store(retained)
-	lsn, err := event.ParseLSN(current)
-	if err != nil {
-		return err
-	}
-	h.metrics.walEnd.Store(max(h.metrics.walEnd.Load(), uint64(lsn)))
 	if uint64(lsn) < h.metrics.stored.Load()+heartbeatWAL && retained < retainedWAL {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,19 +41,20 @@ type Options struct {
 type State string
 
 // A stream connects, then either reads or stands by for the worker that does. One that has lost its continuity is recovered
-// first, or waits for somebody to decide (Gap).
+// first, or waits for somebody to decide (Gap). One that a person has paused is read by nobody.
 const (
 	Connecting State = "connecting"
 	Standby    State = "standby"
 	Streaming  State = "streaming"
 	Recovering State = "recovering"
 	Gap        State = "gap"
+	Paused     State = "paused"
 )
 
 // Health is a moment's view of a Stream, for readiness and status.
 type Health struct {
 	State State
-	Err   string // why it is not streaming, "" when it is or stands by
+	Err   string // why it is not streaming, "" when it is, stands by or is paused
 }
 
 // Stream reads the slot and hands every change to the sink, exactly once. One worker at a time owns it.
@@ -63,6 +65,7 @@ type Stream struct {
 	metrics  *metrics
 	verified chan struct{} // closed once the checkpoint was found to belong to this source
 	once     sync.Once
+	pauses   chan struct{} // filled by Pause
 	// Run's own:
 	silences  int    // of the server, one after the other, that were broken off
 	ingestPID uint32 // of the latest session that stores batches
@@ -99,7 +102,7 @@ func New(cfg Config, opts Options) *Stream {
 	return &Stream{
 		cfg: cfg.WithDefaults(), opts: opts, log: opts.Logger.With("component", "capture"),
 		metrics: newMetrics(opts.Registerer), verified: make(chan struct{}), health: Health{State: Connecting},
-		blind: -1,
+		blind: -1, pauses: make(chan struct{}, 1),
 	}
 }
 
@@ -162,7 +165,10 @@ func (s *Stream) Run(ctx context.Context) error {
 	backoff, logged := firstBackoff, ""
 	for {
 		began := time.Now()
-		err := s.attempt(ctx)
+		err := s.attemptUntilPaused(ctx)
+		if errors.Is(err, errPaused) {
+			err = cmp.Or(s.rest(ctx), errTurn)
+		}
 		var setup *SetupError
 		switch {
 		case ctx.Err() != nil:
@@ -232,11 +238,18 @@ func (s *Stream) attempt(ctx context.Context) error {
 // await settles the start and, while another worker has the slot, waits for it to let go.
 func (s *Stream) await(ctx context.Context, src, dst *pgx.Conn) (start, error) {
 	for {
-		start, err := s.settle(ctx, src, dst)
+		paused, err := isPaused(ctx, dst)
+		if err != nil {
+			return start{}, err
+		}
+		start, err := s.settle(ctx, src, dst, paused)
 		if err != nil {
 			return start, err
 		}
 		s.once.Do(func() { close(s.verified) })
+		if paused {
+			return start, errPaused
+		}
 		if !start.active {
 			return start, nil
 		}

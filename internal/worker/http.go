@@ -54,7 +54,7 @@ func (w *Worker) serveHTTP(ctx context.Context, undo *cleanup) error {
 	return nil
 }
 
-// health answers /readyz: 200 while the stream is read, recovered or stood by for and jobs are worked, else 503, with the reason.
+// health answers /readyz: 200 while the stream is read, recovered, stood by for or paused, and jobs are worked, else 503, with the reason.
 type health struct {
 	degraded func() []string // what is not as it should be and does not keep the worker from working
 
@@ -68,7 +68,7 @@ type health struct {
 // Readiness is the body of /readyz.
 type Readiness struct {
 	Ready  bool   `json:"ready"`
-	Stream string `json:"stream"` // connecting, standby, streaming, recovering or gap
+	Stream string `json:"stream"` // connecting, standby, streaming, recovering, gap or paused
 	Error  string `json:"error,omitempty"`
 	// Degraded lists what is not as it should be and not needed to go on: a configuration that was refused, a mail
 	// server that the last mail did not reach, Redis that is away, an endpoint whose circuit breaker is open.
@@ -103,6 +103,9 @@ func (h *health) readiness() Readiness {
 	r.Ready = s.State != capture.Connecting && s.State != capture.Gap && h.queue.Working()
 	if s.State == capture.Recovering {
 		r.Degraded = append(r.Degraded, "stream: it has lost its continuity and is recovered from the change log")
+	}
+	if s.State == capture.Paused {
+		r.Degraded = append(r.Degraded, "stream: paused, so its slot holds WAL (weir resume --stream)")
 	}
 	r.Degraded = append(r.Degraded, h.queue.Degraded()...)
 	return r

@@ -222,7 +222,8 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 		Pool: l.pool, Functions: functions, Lease: l.lease, Index: history, Reader: reader, Observers: observers,
 		Redis: l.redis, Results: l.results, Endpoints: l.cfg.Endpoints, ClientID: l.clientID, Documents: l.storeDocument(),
 		SoftStop: l.cfg.ShutdownTimeout.Std(), RecoveryWindow: l.cfg.Source.Config.WithDefaults().RecoveryWindow.Std(), Logger: l.log,
-		Remains: l.remains, RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
+		StreamPaused: l.pauseStream,
+		Remains:      l.remains, RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
 	})
 	if err != nil {
 		return err
@@ -238,6 +239,9 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 
 // readsStream is asked by the lease, which is renewed only after the life was assembled.
 func (l *life) readsStream() (heard time.Duration, reading bool) { return l.stream.Reads() }
+
+// pauseStream is asked for by the queue, which looks at all pauses, and runs only when the stream is there.
+func (l *life) pauseStream() { l.stream.Pause() }
 
 // deliver works jobs, but not before the source is known to be the checkpoint's: a copy must send nothing.
 func (l *life) deliver(ctx context.Context) error {
