@@ -220,6 +220,8 @@ func lastError(d ops.Delivery) string {
 	switch {
 	case d.State == "completed":
 		return ""
+	case d.Paused != nil:
+		return d.Paused.What() + " paused: weir status"
 	case d.WaitsFor == nil:
 		return d.LastError
 	case d.WaitsFor.DeadLetter:

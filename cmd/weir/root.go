@@ -41,6 +41,8 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newDeadLetterCommand(a),
 		newReplayCommand(a),
 		newBreakerCommand(a),
+		newPauseCommand(a),
+		newResumeCommand(a),
 		newCacheCommand(a),
 		newDemoCommand(a),
 		newVersionCommand(a),

@@ -72,6 +72,7 @@ func (a *app) writeStatus(w io.Writer, s *ops.Status) {
 	t.write(a, w)
 	a.writeWorkers(w, s)
 	a.writeQueues(w, s)
+	a.writePaused(w, s)
 	a.writeStopped(w, s)
 	a.writeDeadCounts(w, s)
 }
@@ -132,6 +133,8 @@ func (a *app) streamCell(s *ops.Status) cell {
 		return cell{"streaming: read by " + s.Stream.Reader, green}
 	case ops.StreamNotStarted:
 		return cell{"not started: no worker has been here yet; start one with: worker", yellow}
+	case ops.StreamPaused:
+		return cell{"paused: nobody reads it, and its slot holds WAL; to go on: weir resume --stream", yellow}
 	case ops.StreamStopped:
 		return cell{"stopped: nobody reads it, and its slot holds WAL; start a worker", red}
 	case ops.StreamNoSlot:

@@ -52,6 +52,9 @@ func ReadBreakers(ctx context.Context, db DB) (Breakers, error) {
 	b := Breakers{Endpoints: []Breaker{}, Gone: []GoneAction{}}
 	for _, r := range rows {
 		b.Time = event.Time(r.Now)
+		if r.State == "paused" { // see ReadPaused
+			continue
+		}
 		if r.Action != "" {
 			b.Gone = append(b.Gone, GoneAction{Observer: r.Endpoint, Action: r.Action, Since: event.Time(r.ChangedAt)})
 			continue

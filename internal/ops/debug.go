@@ -114,6 +114,10 @@ func (q Question) deliveries(ctx context.Context, db DB, id uuid.UUID) ([]Delive
 	if err != nil {
 		return nil, fmt.Errorf("find the deliveries of event %s: %w", id, err)
 	}
+	paused, err := ReadPaused(ctx, db)
+	if err != nil {
+		return nil, err
+	}
 	deliveries := []Delivery{}
 	for _, row := range rows {
 		d, err := ofJob(row)
@@ -126,6 +130,7 @@ func (q Question) deliveries(ctx context.Context, db DB, id uuid.UUID) ([]Delive
 		if d.WaitsFor, err = q.waitsFor(ctx, db, d); err != nil {
 			return nil, err
 		}
+		d.Paused = d.heldBy(paused)
 		deliveries = append(deliveries, d)
 	}
 	return q.moved(ctx, db, id, deliveries)

@@ -49,6 +49,9 @@ type Delivery struct {
 
 	// WaitsFor is the job that comes first, of a delivery that waits for its turn (ordering: entity); null otherwise.
 	WaitsFor *WaitsFor `json:"waits_for"`
+	// Paused is what holds a delivery that is not finished, of what people have paused: the observer, its endpoint, or all
+	// deliveries; null for nothing.
+	Paused *Pause `json:"paused"`
 	// Outcome is what the last attempt recorded; null before the first one has ended.
 	Outcome *Outcome `json:"outcome"`
 	// Errors are those of all attempts, the oldest first; `weir dlq retry` keeps them.

@@ -40,6 +40,8 @@ type Status struct {
 	// Breakers are the circuit breakers that are not closed, and Gone the actions that are disabled: see Breakers.
 	Breakers []Breaker    `json:"breakers"`
 	Gone     []GoneAction `json:"gone"`
+	// Paused is everything that people have paused.
+	Paused []Pause `json:"paused"`
 }
 
 // HistoryStatus is how far a store of the history is.
@@ -60,6 +62,7 @@ const (
 	StreamNotStarted StreamState = "not_started" // no slot and no checkpoint: no worker has started yet
 	StreamStreaming  StreamState = "streaming"   // a worker has the slot
 	StreamStopped    StreamState = "stopped"     // nobody reads; the slot holds WAL
+	StreamPaused     StreamState = "paused"      // the same, since somebody has paused it
 	StreamNoSlot     StreamState = "no_slot"     // there is a checkpoint, but its slot is gone
 	StreamLost       StreamState = "lost"        // the server removed WAL that the slot still needed
 	StreamRecovering StreamState = "recovering"  // the change log is being reconciled
@@ -178,6 +181,9 @@ func ReadStatus(ctx context.Context, db DB, source store.DBTX, cfg capture.Confi
 	if err := s.readSlot(ctx, source, string(cfg.WithDefaults().Slot)); err != nil {
 		return nil, err
 	}
+	if s.Paused, err = ReadPaused(ctx, db); err != nil {
+		return nil, err
+	}
 	s.Stream.State = s.streamState(state)
 	if s.Stream.LagSeconds, err = s.lag(ctx, db, now); err != nil {
 		return nil, err
@@ -269,6 +275,8 @@ func (s *Status) streamState(written string) StreamState {
 		return StreamLost
 	case s.Stream.Reader != "":
 		return StreamStreaming
+	case s.Stream.Confirmed != nil && s.pause(ScopeStream) != nil:
+		return StreamPaused
 	case s.Stream.Confirmed != nil:
 		return StreamStopped
 	case s.Checkpoint != nil:
