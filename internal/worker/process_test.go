@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,7 +69,7 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-// spawn starts a worker and waits until it reads the stream or stands by. It is killed when the test ends.
+// spawn starts a worker and waits until it reads the stream, stands by, or rests while that is paused. It is killed when the test ends.
 func (r *rig) spawn(t *testing.T, config string) *process {
 	t.Helper()
 	p := &process{r: r, log: &syncBuffer{}}
@@ -92,7 +93,9 @@ func (r *rig) spawn(t *testing.T, config string) *process {
 			t.Fatalf("the worker ended:\n%s", p.log)
 		default:
 		}
-		return strings.Contains(p.log.String(), "reading the stream") || strings.Contains(p.log.String(), "standing by")
+		return slices.ContainsFunc([]string{"reading the stream", "standing by", "the stream is paused"}, func(said string) bool {
+			return strings.Contains(p.log.String(), said)
+		})
 	})
 	return p
 }
