@@ -310,3 +310,41 @@ func TestPauseKeepsOrder(t *testing.T) {
 	}
 	r.once(rc, entities*events)
 }
+
+// What runs when its observer is paused ends, and what a person retries meanwhile waits with the rest: debug-event says for what.
+func TestRetryWhilePaused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	started, goOn := make(chan struct{}, 1), make(chan struct{})
+	rc := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) {
+		started <- struct{}{}
+		<-goOn
+		w.WriteHeader(http.StatusBadRequest) // which is final
+	})
+	run := r.started(hook(rc.URL, ""))
+	r.orders(1)
+	<-started
+	r.pauseObserver("hook")
+	r.obeyed("observer", "hook", true, run)
+	close(goOn)
+	r.await("its end", func() bool { return r.jobs(deadLetter) == "1" })
+	rc.behave(nil)
+
+	act, err := ops.NewDeadLetters(r.conn).RetryAll(t.Context(), ops.Filter{}, ops.Bulk{})
+	if err != nil {
+		t.Fatalf("%+v, %v", act, err)
+	}
+	r.await("it to be set aside", func() bool { return r.jobs("state = 'pending' AND metadata ? 'weir_paused' AND attempt = 0") == "1" })
+	reports, err := ops.DebugLast(t.Context(), r.conn, 1, ops.Question{})
+	if err != nil || len(reports) != 1 || len(reports[0].Deliveries) != 1 {
+		t.Fatalf("%+v, %v", reports, err)
+	}
+	if p := reports[0].Deliveries[0].Paused; p == nil || p.Scope != ops.ScopeObserver || p.Name != "hook" {
+		t.Errorf("held by %+v, want the pause of the observer", p)
+	}
+	if n := len(rc.seen()); n != 1 {
+		t.Errorf("%d calls, want 1", n)
+	}
+	r.resume(ops.Targets{Observers: []string{"hook"}})
+	r.await("the delivery", func() bool { return r.jobs("state = 'completed' AND attempt = 1") == "1" })
+}
