@@ -180,3 +180,42 @@ SELECT j.id, j.kind, j.queue, j.state::text AS state, j.attempt, j.attempted_at,
 FROM unnest(@event_ids::text[]) AS wanted(event_id)
 JOIN weir.river_job j ON j.args @> jsonb_build_object('event_id', wanted.event_id)
 WHERE j.state IN ('completed', 'cancelled', 'discarded');
+
+-- name: CountDeliveries :many
+-- CountDeliveries counts the deliveries that ended since a moment by the stretch of time in which they did, observer, and how they
+-- ended. What ended before is counted in one stretch, which begins in 1970. It looks at the newest max_rows rows of each
+-- source (a state of River's jobs, or weir.outcome) at the most, by index: looked_at says how many there were, oldest when the first
+-- of a group ended.
+WITH ended AS (
+    (SELECT 1 AS source, j.finalized_at AS ended_at, j.args ->> 'observer' AS observer, j.kind AS kind,
+            coalesce(nullif(j.metadata -> 'output' ->> 'result', ''), 'delivered') AS result
+     FROM weir.river_job j
+     WHERE j.state = 'completed' AND j.finalized_at >= @since::timestamptz
+     ORDER BY j.finalized_at DESC LIMIT @max_rows::integer)
+    UNION ALL
+    (SELECT 2, j.finalized_at, j.args ->> 'observer', j.kind,
+            CASE WHEN j.metadata ? 'weir_dead_letter' THEN 'dead'
+                 WHEN j.metadata -> 'output' ->> 'result' = 'dropped' THEN 'dropped' ELSE 'cancelled' END
+     FROM weir.river_job j
+     WHERE j.state = 'cancelled' AND j.finalized_at >= @since::timestamptz
+     ORDER BY j.finalized_at DESC LIMIT @max_rows::integer)
+    UNION ALL
+    (SELECT 3, j.finalized_at, j.args ->> 'observer', j.kind, 'dead'
+     FROM weir.river_job j
+     WHERE j.state = 'discarded' AND j.finalized_at >= @since::timestamptz
+     ORDER BY j.finalized_at DESC LIMIT @max_rows::integer)
+    UNION ALL
+    (SELECT 4, coalesce(o.finished_at, o.recorded_at), o.observer, 'weir_' || o.action_type,
+            CASE WHEN o.cached THEN 'cached' WHEN o.duplicate_of IS NOT NULL THEN 'duplicate' ELSE o.state END
+     FROM weir.outcome o
+     ORDER BY o.seq DESC LIMIT @max_rows::integer)
+)
+SELECT ended.source::integer AS source,
+       (CASE WHEN ended.ended_at < @since::timestamptz THEN to_timestamp(0)
+             ELSE date_bin(@bucket::interval, ended.ended_at, @since::timestamptz) END)::timestamptz AS start,
+       coalesce(ended.observer, '')::text AS observer, ended.result::text AS result,
+       (count(*) FILTER (WHERE ended.kind NOT IN ('weir_change', 'weir_document', 'weir_housekeeping')))::bigint AS deliveries,
+       count(*) AS looked_at, min(ended.ended_at)::timestamptz AS oldest
+FROM ended
+GROUP BY 1, 2, 3, 4
+ORDER BY 2, 3, 4;

@@ -88,6 +88,9 @@ type Stream struct {
 	LagSeconds *float64 `json:"lag_seconds"`
 	// RetainedBytes is the WAL that the server keeps for the slot.
 	RetainedBytes int64 `json:"retained_bytes"`
+	// SafeWALBytes is how much more WAL may be written before the server removes some that the slot needs; null where nothing
+	// limits it (max_slot_wal_keep_size), and without a slot.
+	SafeWALBytes *int64 `json:"safe_wal_bytes"`
 	// Problem says why a worker would refuse to start, and Mend what to do about it. "" where somebody reads the stream,
 	// where a worker would start, and where it is not known: see CheckStart.
 	Problem string `json:"problem"`
@@ -249,12 +252,12 @@ func (s *Status) readSlot(ctx context.Context, source store.DBTX, slot string) e
 			SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn)
 		SELECT coalesce(s.wal_status, ''), coalesce(s.confirmed_flush_lsn, '0/0')::text,
 		       greatest(coalesce(wal.lsn - s.confirmed_flush_lsn, 0), 0)::bigint,
-		       greatest(coalesce(wal.lsn - s.restart_lsn, 0), 0)::bigint,
+		       greatest(coalesce(wal.lsn - s.restart_lsn, 0), 0)::bigint, s.safe_wal_size,
 		       CASE WHEN s.active AND s.confirmed_flush_lsn IS NOT NULL
 		            THEN coalesce(nullif(a.application_name, ''), 'pid ' || s.active_pid) ELSE '' END
 		  FROM pg_replication_slots s CROSS JOIN wal LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
 		 WHERE s.slot_name = $1`, slot).
-		Scan(&s.Stream.WALStatus, &confirmed, &s.Stream.LagBytes, &s.Stream.RetainedBytes, &s.Stream.Reader)
+		Scan(&s.Stream.WALStatus, &confirmed, &s.Stream.LagBytes, &s.Stream.RetainedBytes, &s.Stream.SafeWALBytes, &s.Stream.Reader)
 	if notFound(err) {
 		return nil
 	}
@@ -328,13 +331,8 @@ func (s *Status) readWork(ctx context.Context, db DB) error {
 			ConfigLoadedAt: event.Time(w.ConfigLoadedAt), ConfigProblem: w.ConfigError,
 		}
 	}
-	queues, err := store.New().QueueStats(ctx, db)
-	if err != nil {
-		return fmt.Errorf("count the jobs: %w", err)
-	}
-	s.Queues = make([]Queue, len(queues))
-	for i, q := range queues {
-		s.Queues[i] = Queue{Queue: q.Queue, State: q.State, Jobs: q.Jobs, Oldest: event.Time(q.Oldest)}
+	if s.Queues, err = ReadQueues(ctx, db); err != nil {
+		return err
 	}
 	counts, err := store.New().CountDeadLetters(ctx, db)
 	if err != nil {

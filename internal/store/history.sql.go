@@ -46,6 +46,90 @@ func (q *Queries) CompleteForgotten(ctx context.Context, db DBTX, arg CompleteFo
 	return err
 }
 
+const countDeliveries = `-- name: CountDeliveries :many
+WITH ended AS (
+    (SELECT 1 AS source, j.finalized_at AS ended_at, j.args ->> 'observer' AS observer, j.kind AS kind,
+            coalesce(nullif(j.metadata -> 'output' ->> 'result', ''), 'delivered') AS result
+     FROM weir.river_job j
+     WHERE j.state = 'completed' AND j.finalized_at >= $1::timestamptz
+     ORDER BY j.finalized_at DESC LIMIT $3::integer)
+    UNION ALL
+    (SELECT 2, j.finalized_at, j.args ->> 'observer', j.kind,
+            CASE WHEN j.metadata ? 'weir_dead_letter' THEN 'dead'
+                 WHEN j.metadata -> 'output' ->> 'result' = 'dropped' THEN 'dropped' ELSE 'cancelled' END
+     FROM weir.river_job j
+     WHERE j.state = 'cancelled' AND j.finalized_at >= $1::timestamptz
+     ORDER BY j.finalized_at DESC LIMIT $3::integer)
+    UNION ALL
+    (SELECT 3, j.finalized_at, j.args ->> 'observer', j.kind, 'dead'
+     FROM weir.river_job j
+     WHERE j.state = 'discarded' AND j.finalized_at >= $1::timestamptz
+     ORDER BY j.finalized_at DESC LIMIT $3::integer)
+    UNION ALL
+    (SELECT 4, coalesce(o.finished_at, o.recorded_at), o.observer, 'weir_' || o.action_type,
+            CASE WHEN o.cached THEN 'cached' WHEN o.duplicate_of IS NOT NULL THEN 'duplicate' ELSE o.state END
+     FROM weir.outcome o
+     ORDER BY o.seq DESC LIMIT $3::integer)
+)
+SELECT ended.source::integer AS source,
+       (CASE WHEN ended.ended_at < $1::timestamptz THEN to_timestamp(0)
+             ELSE date_bin($2::interval, ended.ended_at, $1::timestamptz) END)::timestamptz AS start,
+       coalesce(ended.observer, '')::text AS observer, ended.result::text AS result,
+       (count(*) FILTER (WHERE ended.kind NOT IN ('weir_change', 'weir_document', 'weir_housekeeping')))::bigint AS deliveries,
+       count(*) AS looked_at, min(ended.ended_at)::timestamptz AS oldest
+FROM ended
+GROUP BY 1, 2, 3, 4
+ORDER BY 2, 3, 4
+`
+
+type CountDeliveriesParams struct {
+	Since   time.Time
+	Bucket  time.Duration
+	MaxRows int32
+}
+
+type CountDeliveriesRow struct {
+	Source     int32
+	Start      time.Time
+	Observer   string
+	Result     string
+	Deliveries int64
+	LookedAt   int64
+	Oldest     time.Time
+}
+
+// CountDeliveries counts the deliveries that ended since a moment by the stretch of time in which they did, observer, and how they
+// ended. What ended before is counted in one stretch, which begins in 1970. It looks at the newest max_rows rows of each
+// source (a state of River's jobs, or weir.outcome) at the most, by index: looked_at says how many there were, oldest when the first
+// of a group ended.
+func (q *Queries) CountDeliveries(ctx context.Context, db DBTX, arg CountDeliveriesParams) ([]CountDeliveriesRow, error) {
+	rows, err := db.Query(ctx, countDeliveries, arg.Since, arg.Bucket, arg.MaxRows)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []CountDeliveriesRow{}
+	for rows.Next() {
+		var i CountDeliveriesRow
+		if err := rows.Scan(
+			&i.Source,
+			&i.Start,
+			&i.Observer,
+			&i.Result,
+			&i.Deliveries,
+			&i.LookedAt,
+			&i.Oldest,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const countOfEntity = `-- name: CountOfEntity :one
 SELECT (SELECT count(*) FROM weir.event e WHERE e.entity_type = $1::text AND e.entity_id = $2::text)::bigint AS events,
        (SELECT count(*) FROM weir.outcome o WHERE o.entity_type = $1::text AND o.entity_id = $2::text)::bigint AS outcomes,
