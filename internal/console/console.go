@@ -49,6 +49,7 @@ type Console struct {
 	pool        *pgxpool.Pool
 	database    *database
 	river       *riverui.Handler
+	pages       *pages
 	guard       *guard
 	certificate *certificate // nil: plain HTTP
 }
@@ -68,7 +69,7 @@ func New(ctx context.Context, o Options) (c *Console, err error) {
 	}
 	defer func() {
 		if err != nil {
-			c.pool.Close()
+			c.close()
 		}
 	}()
 	c.database = &database{pool: c.pool, log: o.Logger}
@@ -78,7 +79,7 @@ func New(ctx context.Context, o Options) (c *Console, err error) {
 			return nil, fmt.Errorf("console.tls: %w", err)
 		}
 	}
-	routes, err := c.routes()
+	routes, err := c.routes(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +88,7 @@ func New(ctx context.Context, o Options) (c *Console, err error) {
 }
 
 // routes are everything there is, behind the guard.
-func (c *Console) routes() (http.Handler, error) {
+func (c *Console) routes(ctx context.Context) (http.Handler, error) {
 	base := string(c.cfg.Prefix)
 	observers, err := observer.New(c.opts.Config.Observers, action.Deps{
 		Mailer: action.NewMailer(c.opts.Config.SMTP), Logger: slog.New(slog.DiscardHandler),
@@ -95,7 +96,7 @@ func (c *Console) routes() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := newPages(pagesOptions{
+	c.pages, err = newPages(ctx, pagesOptions{
 		DB: c.pool, Source: c.opts.Config.Source.URL, Observers: observers, ReadOnly: c.cfg.ReadOnly, Base: base,
 		Logger: c.log, Config: c.opts.Config,
 	})
@@ -106,11 +107,12 @@ func (c *Console) routes() (http.Handler, error) {
 		return nil, err
 	}
 	fromDatabase := http.NewServeMux()
-	p.register(fromDatabase)
+	c.pages.register(fromDatabase)
 	mountRiverUI(fromDatabase, base, c.river)
 
 	mux := http.NewServeMux()
-	mux.Handle("/", c.database.needed(fromDatabase))
+	mux.Handle("/", c.database.needed(fromDatabase, c.pages.fail))
+	c.pages.registerFiles(mux)
 	mux.Handle("GET "+base+"/metrics", promhttp.HandlerFor(c.registry, promhttp.HandlerOpts{Registry: c.registry}))
 	for _, path := range healthPaths(base) {
 		mux.HandleFunc("GET "+path, func(rw http.ResponseWriter, _ *http.Request) {
@@ -121,10 +123,20 @@ func (c *Console) routes() (http.Handler, error) {
 	return mux, nil
 }
 
+// close ends the connections to databases.
+func (c *Console) close() {
+	if c.pages != nil {
+		if err := c.pages.close(); err != nil {
+			c.log.Warn("a connection was not closed", "error", err)
+		}
+	}
+	c.pool.Close()
+}
+
 // Run serves until the context ends; then running requests get their time (shutdown_timeout). It returns nil after such a stop.
 // For an unreachable database it waits: the pages say so meanwhile.
 func (c *Console) Run(ctx context.Context) error {
-	defer c.pool.Close()
+	defer c.close()
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", string(c.cfg.Listen))
 	if err != nil {
 		return fmt.Errorf("console.listen: %w", err)

@@ -98,8 +98,8 @@ func (d *database) await(ctx context.Context) error {
 	return nil
 }
 
-// needed answers 503 while the database cannot be used.
-func (d *database) needed(next http.Handler) http.Handler {
+// needed answers 503 while the database cannot be used: by page where a person looks at one of our own.
+func (d *database) needed(next http.Handler, page func(http.ResponseWriter, *http.Request, error)) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		err := d.check(r.Context())
 		if err == nil {
@@ -114,6 +114,10 @@ func (d *database) needed(next http.Handler) http.Handler {
 		rw.Header().Set("Retry-After", "5")
 		if strings.Contains(r.Header.Get("Accept"), "text/html") {
 			rw.Header().Set("Refresh", "5")
+			if !strings.Contains(r.URL.Path, "/river") {
+				page(rw, r, err)
+				return
+			}
 		}
 		refuse(rw, r, http.StatusServiceUnavailable, text)
 	})
