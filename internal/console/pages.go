@@ -100,6 +100,9 @@ func (p *pages) register(mux *http.ServeMux) {
 	p.page(mux, "/search", "search", p.search)
 	p.page(mux, "/events/{id}", "event", p.event)
 	p.page(mux, "/endpoints", "endpoints", p.endpoints)
+	mux.HandleFunc(p.opts.Base+"/", func(w http.ResponseWriter, r *http.Request) {
+		p.fail(w, r, &problem{status: http.StatusNotFound, title: "No such page", text: "There is nothing at this address."})
+	})
 	p.act(mux, "/dead-letters/retry", p.retry)
 	p.act(mux, "/dead-letters/remove", p.remove)
 	p.act(mux, "/dead-letters/{id}/retry", p.retry)

@@ -66,10 +66,7 @@ func newSite(t *testing.T, options ...func(*pagesOptions)) *site {
 // siteOf serves a database. Its slot has the database's name: slots belong to the server.
 func siteOf(t *testing.T, databaseURL string, options ...func(*pagesOptions)) *site {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "weir.yaml")
-	check(t, os.WriteFile(path, []byte(siteConfig), 0o600))
-	cfg, err := config.Load(t.Context(), config.Options{Path: path})
-	check(t, err)
+	cfg := loaded(t, siteConfig)
 	pool, err := connect(context.WithoutCancel(t.Context()), databaseURL)
 	check(t, err)
 	t.Cleanup(pool.Close)
@@ -87,6 +84,16 @@ func siteOf(t *testing.T, databaseURL string, options ...func(*pagesOptions)) *s
 	p.register(mux)
 	p.registerFiles(mux)
 	return &site{t: t, db: pool, base: o.Base, http: mux}
+}
+
+// loaded is a configuration with this text.
+func loaded(t *testing.T, text string) *config.Config {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "weir.yaml")
+	check(t, os.WriteFile(path, []byte(text), 0o600))
+	cfg, err := config.Load(t.Context(), config.Options{Path: path})
+	check(t, err)
+	return cfg
 }
 
 func readOnly(o *pagesOptions) { o.ReadOnly = true }

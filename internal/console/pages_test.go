@@ -1,7 +1,9 @@
 package console
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/config"
 	"github.com/fraiseql/weir/internal/event"
 )
 
@@ -145,7 +151,7 @@ func TestErrorPages(t *testing.T) {
 	for path, status := range map[string]int{
 		"/dead-letters/1": http.StatusNotFound, "/dead-letters/x": http.StatusBadRequest, "/dead-letters?since=soon": http.StatusBadRequest,
 		"/dead-letters?after=x": http.StatusBadRequest, "/events/x": http.StatusBadRequest,
-		"/events/0190a0c2-7f0e-7c3a-8a52-3f2d1f0c9b11": http.StatusNotFound, "/dead-letters/confirm?id=5": http.StatusNotFound,
+		"/events/0190a0c2-7f0e-7c3a-8a52-3f2d1f0c9b11": http.StatusNotFound, "/nowhere": http.StatusNotFound, "/dead-letters/confirm?id=5": http.StatusNotFound,
 	} {
 		s.get(path).is(status)
 	}
@@ -226,6 +232,59 @@ func TestSearchPage(t *testing.T) {
 	s.get("/search?q=" + url.QueryEscape(`"open`)).is(http.StatusOK).shows("query, character 1: the quote is not closed")
 	s.get("/search?since=soon").is(http.StatusOK).shows("Since when?")
 	s.get("/search?outcome=nonsense").is(http.StatusOK).shows("expected one of delivered")
+}
+
+// TestElasticsearchAway: PostgreSQL answers where it has the same history.
+func TestElasticsearchAway(t *testing.T) {
+	t.Parallel()
+	for store, status := range map[string]int{"both": http.StatusOK, "elasticsearch": http.StatusServiceUnavailable} {
+		t.Run(store, func(t *testing.T) {
+			t.Parallel()
+			cfg := loaded(t, siteConfig+"elasticsearch: {urls: [\"http://127.0.0.1:1\"]}\nhistory: {store: "+store+"}\n")
+			s := newSite(t, func(o *pagesOptions) { o.Config = cfg })
+			e := newEvent(1)
+			s.record(e)
+			s.exec("UPDATE weir.history SET event_seq = (SELECT max(seq) FROM weir.event)")
+			if a := s.get("/search?q=acme").is(status); status == http.StatusOK {
+				a.shows("Elasticsearch does not answer: PostgreSQL did instead", "order-1")
+			} else {
+				a.shows("Elasticsearch does not answer", "the section elasticsearch of the configuration")
+			}
+			s.get(fmt.Sprint("/events/", e.ID)).is(http.StatusOK).shows("what only it has is not shown", "UPDATE Order order-1")
+		})
+	}
+}
+
+// TestSourceElsewhere: the slot is where the change log is.
+func TestSourceElsewhere(t *testing.T) {
+	t.Parallel()
+	source := newSite(t)
+	source.slot()
+	there, err := config.ParseURL(source.db.Config().ConnString())
+	check(t, err)
+	s := newSite(t, func(o *pagesOptions) {
+		o.Source, o.Config.Source.Slot = there, capture.Name(source.db.Config().ConnConfig.Database)
+	})
+	s.get("/").is(http.StatusOK).shows("stopped", "reserved", "nobody reads")
+}
+
+// TestErrorsExplained: a person learns what it means, and no more.
+func TestErrorsExplained(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		err    error
+		status int
+		title  string
+	}{
+		"slow":       {fmt.Errorf("list: %w", context.DeadlineExceeded), http.StatusServiceUnavailable, "This took too long"},
+		"refused":    {&pgconn.PgError{Code: "42501", Message: "permission denied"}, http.StatusInternalServerError, "PostgreSQL refused"},
+		"stopping":   {&pgconn.PgError{Code: "57P01"}, http.StatusServiceUnavailable, "The database cannot be reached"},
+		"unforeseen": {errors.New("x"), http.StatusInternalServerError, "This went wrong"},
+	} {
+		if got := explain(tt.err); got.status != tt.status || got.title != tt.title {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
 }
 
 func TestSearchPages(t *testing.T) {

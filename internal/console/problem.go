@@ -81,6 +81,12 @@ func explain(err error) *problem {
 			status: http.StatusInternalServerError, title: "PostgreSQL refused", text: refused.Message + " (" + refused.Code + ").",
 			hint: "Look for what is wrong with the setup:", command: "weir doctor",
 		}
+	case errors.Is(err, context.DeadlineExceeded) && !errors.As(err, new(*pgconn.ConnectError)):
+		return &problem{
+			status: http.StatusServiceUnavailable, title: "This took too long",
+			text: "The database is busy, or there is too much to look at. What had been done before stays done.",
+			hint: "Ask for less, or use the command line, which has more patience:", command: "weir --help",
+		}
 	case unreachable(err):
 		return &problem{
 			status: http.StatusServiceUnavailable, title: "The database cannot be reached",
@@ -104,6 +110,5 @@ func unreachable(err error) bool {
 	var connect *pgconn.ConnectError
 	var refused *pgconn.PgError
 	var network net.Error
-	return errors.As(err, &connect) || errors.As(err, &network) || errors.As(err, &refused) && away(refused) ||
-		errors.Is(err, context.DeadlineExceeded) || pgconn.SafeToRetry(err)
+	return errors.As(err, &connect) || errors.As(err, &network) || errors.As(err, &refused) && away(refused) || pgconn.SafeToRetry(err)
 }
