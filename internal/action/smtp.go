@@ -34,9 +34,9 @@ type SMTP struct {
 	TLS string `yaml:"tls,omitempty" jsonschema:"enum=starttls,enum=tls,enum=none"`
 	// CAFile names the authorities that the server's certificate may come from. Default: the system's.
 	CAFile setting.CAFile `yaml:"ca_file,omitempty"`
-	// UsernameEnv and PasswordEnv name the environment variables with the credentials. Default: none are sent.
+	// UsernameEnv names the environment variable with the user's name; it goes with password_env. Default: none.
 	UsernameEnv setting.Secret `yaml:"username_env,omitempty"`
-	// PasswordEnv see UsernameEnv.
+	// PasswordEnv names the environment variable with the password; it goes with username_env. Default: none.
 	PasswordEnv setting.Secret `yaml:"password_env,omitempty"`
 }
 

@@ -23,17 +23,21 @@ import (
 // Config is the section `redis:` of weir.yaml: where deduplication and the result cache are kept. One server is named by its
 // url; several addrs are a Cluster, or with master_name the Sentinels of a server.
 type Config struct {
-	// URL is one server, as in redis://user:password@localhost:6379/0, or rediss:// for TLS.
+	// URL is one server, as in redis://user:password@localhost:6379/0, or rediss:// for TLS. This or addrs is needed.
+	// Default: none.
 	URL URL `yaml:"url,omitempty"`
 	// Addrs are the host:port of a Cluster's nodes or, with master_name, of the Sentinels, in place of url.
+	// Default: none.
 	Addrs []string `yaml:"addrs,omitempty"`
-	// MasterName is the name by which the Sentinels know the server.
+	// MasterName is the name by which the Sentinels know the server. Default: none.
 	MasterName string `yaml:"master_name,omitempty"`
 	// DB is the database's number, with addrs and master_name. Default: 0.
 	DB int `yaml:"db,omitempty" jsonschema:"minimum=0"`
 	// UsernameEnv names the environment variable with the user's name, where it does not stand in the url.
+	// Default: none.
 	UsernameEnv setting.Secret `yaml:"username_env,omitempty"`
 	// PasswordEnv names the environment variable with the password, where it does not stand in the url.
+	// Default: none.
 	PasswordEnv setting.Secret `yaml:"password_env,omitempty"`
 	// TLS encrypts connections to addrs; for a url, write rediss://. Default: false.
 	TLS bool `yaml:"tls,omitempty"`

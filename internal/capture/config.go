@@ -26,7 +26,7 @@ type Config struct {
 	Publication Name `yaml:"publication,omitempty"`
 	// ChangeLog is the change log's table. Default: core.tb_entity_change_log; "" for none.
 	ChangeLog *Table `yaml:"change_log,omitempty"`
-	// Tables are captured directly, without a change log.
+	// Tables are captured directly, without a change log. Default: none.
 	Tables []CapturedTable `yaml:"tables,omitempty"`
 	// Lease is how long an owner of the stream may hang, or be cut off, until another worker has taken over. At least 6s.
 	// Default: 10s.

@@ -20,9 +20,9 @@ type CapturedTable struct {
 	ID string `yaml:"id,omitempty"`
 	// Tenant is the column whose value is the tenant's id. Default: none.
 	Tenant string `yaml:"tenant,omitempty"`
-	// Columns are those that are published. Default: all. PostgreSQL 15.
+	// Columns are those that are published, from PostgreSQL 15 on. Default: all.
 	Columns []string `yaml:"columns,omitempty" jsonschema:"minItems=1"`
-	// Where is an SQL condition on the rows that are published. Default: all. PostgreSQL 15.
+	// Where is an SQL condition on the rows that are published, from PostgreSQL 15 on. Default: all rows.
 	Where string `yaml:"where,omitempty"`
 	// Snapshot makes an INSERT of each row that is there already. Default: false.
 	Snapshot bool `yaml:"snapshot,omitempty"`

@@ -29,7 +29,7 @@ import (
 
 // Config is weir.yaml, checked, with every default filled in. It prints no secret.
 type Config struct {
-	// Installation is a free name. A worker that finds another one in its database refuses to start.
+	// Installation is a free name. A worker that finds another one in its database refuses to start. Default: "".
 	Installation string `yaml:"installation,omitempty"`
 	// Database is where River, the checkpoint and the events are.
 	Database Database `yaml:"database,omitempty"`
@@ -54,9 +54,9 @@ type Config struct {
 	// ShutdownTimeout is how long running deliveries may go on after SIGTERM. Default: 30s.
 	ShutdownTimeout setting.Duration `yaml:"shutdown_timeout,omitempty"`
 	// Endpoints are settings of a place, for all actions that go there. The key is host[:port], or the name that an
-	// action gives.
+	// action gives. Default: none.
 	Endpoints map[string]jobs.EndpointConfig `yaml:"endpoints,omitempty"`
-	// Observers say which events lead to which actions, by name. None is legal: events are recorded all the same.
+	// Observers say which events lead to which actions, by name. Without any, events are recorded all the same. Default: none.
 	Observers map[string]observer.Config `yaml:"observers,omitempty"`
 
 	// Files are those that were read, as they were: the configuration itself, and what it names.

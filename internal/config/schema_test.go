@@ -22,22 +22,7 @@ func TestSchemaIsFresh(t *testing.T) {
 // schema describes weir.yaml to editors. Descriptions are the structs' doc comments, so it is made where the source is.
 func schema(t *testing.T) []byte {
 	t.Helper()
-	reflector := jsonschema.Reflector{
-		FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, ExpandedStruct: true, BaseSchemaID: "https://github.com/fraiseql/weir",
-		Namer: func(typ reflect.Type) string {
-			if typ.Name() == "" {
-				return "" // a list or map: described in its place
-			}
-			return typ.String() // two rooms' types may share a name
-		},
-	}
-	for _, room := range []string{".", "../action", "../breaker", "../cache", "../capture", "../index", "../jobs", "../observer", "../outbound"} {
-		if err := reflector.AddGoComments(module, room); err != nil {
-			t.Fatalf("read the comments of %s: %v", room, err)
-		}
-	}
-	made := reflector.Reflect(&Config{})
-	made.ID, made.Title, made.Description = "", "weir.yaml", "The configuration of the Weir worker."
+	made := reflected(t)
 	raw, err := json.Marshal(made)
 	if err != nil {
 		t.Fatal(err)
@@ -56,6 +41,28 @@ func schema(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// reflected is the schema as the structs have it, its keys in their order.
+func reflected(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	reflector := jsonschema.Reflector{
+		FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, ExpandedStruct: true, BaseSchemaID: "https://github.com/fraiseql/weir",
+		Namer: func(typ reflect.Type) string {
+			if typ.Name() == "" {
+				return "" // a list or map: described in its place
+			}
+			return typ.String() // two rooms' types may share a name
+		},
+	}
+	for _, room := range []string{".", "../action", "../breaker", "../cache", "../capture", "../index", "../jobs", "../observer", "../outbound"} {
+		if err := reflector.AddGoComments(module, room); err != nil {
+			t.Fatalf("read the comments of %s: %v", room, err)
+		}
+	}
+	made := reflector.Reflect(&Config{})
+	made.ID, made.Title, made.Description = "", "weir.yaml", "The configuration of the Weir worker."
+	return made
 }
 
 // allowVariables lets every value that is not just any text also be a ${NAME}.

@@ -17,13 +17,13 @@ import (
 // ElasticsearchConfig is the section `elasticsearch:` of weir.yaml: the servers that the history and the search actions use.
 // They connect with an API key, with a name and a password, or with neither.
 type ElasticsearchConfig struct {
-	// URLs are the nodes of one cluster, as in [https://es-1.example.org:9200].
+	// URLs are the nodes of one cluster, as in [https://es-1.example.org:9200]. One is needed. Default: none.
 	URLs []ServerURL `yaml:"urls,omitempty"`
-	// APIKeyEnv names the environment variable with an API key, encoded as Elasticsearch gives it out.
+	// APIKeyEnv names the environment variable with an API key, encoded as Elasticsearch gives it out. Default: none.
 	APIKeyEnv setting.Secret `yaml:"api_key_env,omitempty"`
-	// UsernameEnv names the environment variable with the user's name.
+	// UsernameEnv names the environment variable with the user's name, in place of api_key_env. Default: none.
 	UsernameEnv setting.Secret `yaml:"username_env,omitempty"`
-	// PasswordEnv names the environment variable with the password.
+	// PasswordEnv names the environment variable with the password. Default: none.
 	PasswordEnv setting.Secret `yaml:"password_env,omitempty"`
 	// CAFile names the authorities that the servers' certificates may come from. Default: the system's.
 	CAFile setting.CAFile `yaml:"ca_file,omitempty"`

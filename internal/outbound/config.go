@@ -19,9 +19,9 @@ import (
 // Config is the `outbound` section of weir.yaml. Its zero value refuses every target that is not on the public
 // internet and dials without a proxy.
 type Config struct {
-	// Allow lists the private targets that observers may reach.
+	// Allow lists the private targets that observers may reach. Default: none.
 	Allow []Target `yaml:"allow" json:"allow,omitempty"`
-	// Proxy is the proxy of all outbound requests; absent or "" means none. The environment's HTTP_PROXY is not read.
+	// Proxy is the proxy of all outbound requests. The environment's HTTP_PROXY is not read. Default: none.
 	Proxy Proxy `yaml:"proxy" json:"proxy,omitzero"`
 }
 
