@@ -36,7 +36,7 @@ type Console struct {
 	// TLS is the certificate to serve HTTPS with. Default: none, plain HTTP.
 	TLS TLS `yaml:"tls,omitempty"`
 	// Origins are those, beside the console's own, whose pages may send it changes: that of a proxy in front that does not pass
-	// on the Host header, as in https://ops.example.org.
+	// on the Host header, as in https://ops.example.org. Default: none.
 	Origins []Origin `yaml:"origins,omitempty"`
 }
 
@@ -58,9 +58,9 @@ type TrustedHeader struct {
 
 // TLS is `tls:` of the console. The files are read again when they change.
 type TLS struct {
-	// Cert is a file with the certificate and those of the authorities between, in PEM form.
+	// Cert is a file with the certificate and those of the authorities between, in PEM form. Default: none.
 	Cert Path `yaml:"cert,omitempty"`
-	// Key is a file with its private key, in PEM form.
+	// Key is a file with its private key, in PEM form. Default: none.
 	Key Path `yaml:"key,omitempty"`
 }
 

@@ -63,7 +63,7 @@ observers:
 		}
 		compared++
 		told, _, _ := strings.Cut(k.standard, " ")
-		told = strings.TrimSuffix(told, ";")
+		told = strings.TrimRight(told, ";,")
 		if d, err := setting.ParseDuration(told); err == nil && told != "0" {
 			told = d.String()
 		}
