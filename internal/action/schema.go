@@ -25,12 +25,12 @@ var sections = map[string]map[string]string{
 var descriptions = map[string]string{
 	"name":                 "Unique in the observer. Default: the type.",
 	"type":                 "The type of the action.",
-	"endpoint":             "The place where the action goes: a key of endpoints. Default: the URL's host and port, or the name of the type's place.",
+	"endpoint":             "The place where it goes: a key of endpoints. Default: the URL's host and port, or the type's place.",
 	"priority":             "1 (first) to 4. Default: 1.",
 	"timeout":              "How long one call may take. Default: 30s.",
 	"dedup":                "Of the events with the same key, one within the window leads to a call. Default: each does.",
 	"cache":                "A successful result stands for later ones with the same key. Default: none is kept.",
-	"url":                  "The target, a template. Its scheme and host cannot be templated. This or url_env is needed. Default: none.",
+	"url":                  "The target, a template; not its scheme and host. This or url_env is needed. Default: none.",
 	"url_env":              "The environment variable that holds the target. Default: none.",
 	"method":               "The request's method. Default: POST.",
 	"headers":              "Headers to add, templates. Default: Content-Type application/json.",
@@ -71,10 +71,10 @@ var descriptions = map[string]string{
 	"id_template":          "The document's id. Default: {{ entity_id }}.",
 	"document_template":    "The document, a JSON object; values are escaped. Default: the event's data.",
 	"action":               "What to do: remove keys and results, or have one result made anew. Default: invalidate.",
-	"keys":                 "Keys of the application's Redis, templates. Weir's results with these keys are removed, too. Default: none.",
-	"key_pattern":          "The same for all keys that match, as in order:{{ entity_id }}:*. A value matches only itself. Default: none.",
+	"keys":                 "Keys of the application's Redis, templates. Weir's results with these go, too. Default: none.",
+	"key_pattern":          "The same for all that match, as in order:{{ entity_id }}:*. Values match themselves. Default: none.",
 	"tags":                 "Tags of Weir's results, templates. Default: none.",
-	"webhook":              "With refresh: the action with cache: whose result is made anew, as ACTION or OBSERVER/ACTION. Default: none.",
+	"webhook":              "With refresh: the action with cache: whose result is made anew, OBSERVER/ACTION. Default: none.",
 }
 
 // JSONSchema describes the types of actions to editors.

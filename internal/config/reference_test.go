@@ -67,7 +67,8 @@ observers:
 		if d, err := setting.ParseDuration(told); err == nil && told != "0" {
 			told = d.String()
 		}
-		if told != value && !(value == "" && (told == "none" || told == `""`)) {
+		nothing := value == "" && (told == "none" || told == `""`)
+		if told != value && !nothing {
 			t.Errorf("%s: the default is said to be %s, and is %q", k.path, k.standard, value)
 		}
 	}
