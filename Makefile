@@ -3,11 +3,12 @@
 .PHONY: help build demo generate lint test test-matrix bench chaos crash fuzz clean
 
 # A checkout that belongs to somebody else (a container's, a CI runner's) makes Go's own version stamp fail;
-# the version comes from the line below instead.
+# the version comes from the lines below instead.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # Nothing here is C. Only the race detector wants a compiler: scripts/test looks for one.
 export CGO_ENABLED := 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 BINARIES := $(notdir $(wildcard cmd/*))
 
 help: ## Show this list.
@@ -19,7 +20,7 @@ build: $(BINARIES:%=bin/%) ## Build the programs of cmd/ into bin/.
 .PHONY: $(BINARIES:%=bin/%)
 $(BINARIES:%=bin/%): bin/%:
 	@echo "build $@ $(VERSION)"
-	@go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/$*
+	@go build -trimpath -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o $@ ./cmd/$*
 
 demo: bin/weir ## Show Weir at work on a private PostgreSQL; ARGS=--once ends by itself.
 	@bin/weir demo $(ARGS)

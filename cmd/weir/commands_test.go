@@ -282,7 +282,7 @@ func TestVersion(t *testing.T) {
 	weir(t, "version").exits(0).says("weir dev, schema version")
 	var v map[string]any
 	weir(t, "version", "--format", "json").exits(0).json(&v)
-	if v["version"] != "dev" || v["schema_version"] == nil {
+	if v["version"] != "dev" || v["schema_version"] == nil || v["commit"] == nil {
 		t.Errorf("version %v", v)
 	}
 }

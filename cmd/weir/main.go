@@ -11,8 +11,11 @@ import (
 	"golang.org/x/term"
 )
 
-// version is set by the build.
-var version = "dev"
+// version and commit are set by the build.
+var (
+	version = "dev"
+	commit  = ""
+)
 
 func main() {
 	// The first signal ends the command's work, the second the process: the default is back.

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"runtime"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -19,14 +21,29 @@ func newVersionCommand(a *app) *cobra.Command {
 		RunE: a.does(func(context.Context, []string) error {
 			v := struct {
 				Version string `json:"version"`
+				Commit  string `json:"commit"`         // "" where the build did not say
 				Schema  int64  `json:"schema_version"` // that it was built for
 				Go      string `json:"go"`
 				OS      string `json:"os"`
 				Arch    string `json:"arch"`
-			}{version, migrations.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
+			}{version, cmp.Or(commit, recorded("vcs.revision")), migrations.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
 			return a.print(v, func(w io.Writer) {
 				fmt.Fprintf(w, "weir %s, schema version %d, %s, %s/%s\n", v.Version, v.Schema, v.Go, v.OS, v.Arch)
 			})
 		}),
 	}
+}
+
+// recorded is what Go itself noted about the build; a build by `go install` has no flags of ours.
+func recorded(key string) string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == key {
+			return setting.Value
+		}
+	}
+	return ""
 }

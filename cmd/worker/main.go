@@ -51,6 +51,7 @@ func run(
 	flags.SetOutput(stderr)
 	path := flags.String("config", "", "the configuration `file` (default: $WEIR_CONFIG, ./weir.yaml, /etc/weir/weir.yaml)")
 	showVersion := flags.Bool("version", false, "print the version and exit")
+	healthcheck := flags.Bool("healthcheck", false, "ask the worker beside, by http.listen, whether it is alive; exit 1 if not")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return exitDone
@@ -64,6 +65,9 @@ func run(
 	if *showVersion {
 		fmt.Fprintln(stdout, "weir worker", version)
 		return exitDone
+	}
+	if *healthcheck {
+		return askHealth(ctx, *path, lookup, stderr)
 	}
 	load := func(ctx context.Context) (*config.Config, error) { return load(ctx, *path, lookup) }
 	cfg, err := load(ctx)
