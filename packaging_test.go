@@ -132,6 +132,10 @@ func TestCompose(t *testing.T) {
 				t.Errorf("%s starts %s", name, word)
 			}
 		}
+		runsWorker := len(words(service, "entrypoint")) == 0
+		if off := text(service, "healthcheck", "disable") == "true"; strings.HasPrefix(image, "weir:") && off == runsWorker {
+			t.Errorf("%s: whether it is asked for a worker's health: %v", name, !off)
+		}
 		for _, port := range words(service, "ports") {
 			if !strings.HasPrefix(port, "127.0.0.1:") {
 				t.Errorf("%s publishes %s to everybody, with the passwords of compose.yaml", name, port)
@@ -147,6 +151,7 @@ func TestCompose(t *testing.T) {
 	if grace := duration(t, text(worker, "stop_grace_period")); grace <= cfg.ShutdownTimeout.Std() {
 		t.Errorf("the worker is killed after %s, with a shutdown_timeout of %s", grace, cfg.ShutdownTimeout)
 	}
+	scraped(t, services)
 	hosts := []string{strings.Split(cfg.Redis.String(), ":")[0]}
 	for _, target := range cfg.Outbound.Allow {
 		hosts = append(hosts, target.String())
@@ -162,6 +167,22 @@ func TestCompose(t *testing.T) {
 func comes(path string) bool {
 	_, err := os.Stat(filepath.Join("deploy", strings.Split(path, "/")[2]))
 	return errors.Is(err, os.ErrNotExist)
+}
+
+// scraped holds Prometheus' targets against the services' ports.
+func scraped(t *testing.T, services map[string]any) {
+	t.Helper()
+	if comes("./deploy/prometheus/prometheus.yaml") {
+		return
+	}
+	for _, job := range list(documents(t, "deploy/prometheus/prometheus.yaml")[0], "scrape_configs") {
+		for _, target := range words(job, "static_configs", 0, "targets") {
+			host, port, err := net.SplitHostPort(target)
+			if ports := strings.Join(words(services[host], "ports"), " "); err != nil || !strings.HasSuffix(ports, ":"+port) {
+				t.Errorf("Prometheus looks for %s, which publishes %q", target, ports)
+			}
+		}
+	}
 }
 
 // fits holds the ports that are published against the address that is listened on.
