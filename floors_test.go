@@ -48,9 +48,10 @@ var floors = map[string]int{
 	"internal/event": 1,
 	"internal/store": 1,
 
-	"internal/outbound": 1,
-	"internal/cache":    1,
-	"db/migrations":     1,
+	"internal/outbound":  1,
+	"internal/cache":     1,
+	"internal/telemetry": 1,
+	"db/migrations":      1,
 
 	"internal/setting": 0,
 	"examples/orders":  0,

@@ -171,7 +171,7 @@ func TestLog(t *testing.T) {
 	want := map[string]any{
 		"level": "WARN", "msg": "shipped 100.10 a \"b\"\r\nX: {{ total }} <&>", "delivery_id": call.DeliveryID.String(),
 		"observer": "order-shipped", "action": "notify", "attempt": 3.0, "event_id": order.ID.String(),
-		"entity_type": "Order", "entity_id": order.EntityID, "event_type": "UPDATE",
+		"entity_type": "Order", "entity_id": order.EntityID, "event_type": "UPDATE", "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
 	}
 	for key, v := range want {
 		if line[key] != v {

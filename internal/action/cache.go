@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/invopop/jsonschema"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/fraiseql/weir/internal/cache"
 	"github.com/fraiseql/weir/internal/event"
@@ -145,6 +146,10 @@ func (c *Cache) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	}
 	if c.redis == nil || c.results == nil {
 		return event.Outcome{}, sick(Retry(codeRedisAway, errNoRedis))
+	}
+	if span := recording(ctx); span != nil {
+		span.SetName("invalidate")
+		span.SetAttributes(semconv.DBSystemNameRedis)
 	}
 	keys, results, err := c.remove(ctx, stale)
 	out := event.Outcome{DurationMS: time.Since(start).Milliseconds()}

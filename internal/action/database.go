@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/invopop/jsonschema"
 	"github.com/jackc/pgx/v5"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/setting"
@@ -64,6 +65,10 @@ func (d *Database) bind(Deps) Action {
 // Do calls the function and completes the delivery, both in one transaction. Every error is worth another attempt: what is
 // wrong with the function or its data may be mended.
 func (d *Database) Do(ctx context.Context, call Call) (event.Outcome, error) {
+	if span := recording(ctx); span != nil {
+		span.SetName(d.FunctionName)
+		span.SetAttributes(semconv.DBSystemNamePostgreSQL, semconv.DBStoredProcedureName(d.FunctionName))
+	}
 	start := time.Now()
 	argument := d.argument(call)
 	var out event.Outcome

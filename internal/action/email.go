@@ -10,6 +10,7 @@ import (
 	netmail "net/mail"
 	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -92,6 +93,10 @@ func (e *Email) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	m, err := l.message(call, time.Now())
 	if err != nil {
 		return event.Outcome{}, Final(emailType, err)
+	}
+	if span := recording(ctx); span != nil {
+		span.SetName("smtp")
+		traceServer(span, e.mailer.cfg.Host, strconv.Itoa(e.mailer.cfg.Port))
 	}
 	start := time.Now()
 	reply, err := e.mailer.send(ctx, m)

@@ -182,12 +182,14 @@ func marshal(v any) ([]byte, error) {
 // exchange sends a request and reads the answer. The outcome keeps the beginning of its body, without the secrets that the
 // receiver has repeated. The error is that of a request that got no answer.
 func exchange(client *outbound.Client, req *http.Request, secrets []string) (*outbound.Response, event.Outcome, error) {
+	traceRequest(req)
 	start := time.Now()
 	res, err := client.Do(req)
 	out := event.Outcome{DurationMS: time.Since(start).Milliseconds()}
 	if err != nil {
 		return nil, out, transportError(req.Context(), err)
 	}
+	traceStatus(req.Context(), res.Status)
 	out.ResponseStatus = res.Status
 	out.ResponseBody = event.Excerpt(redact(res.Body, secrets))
 	return res, out, nil

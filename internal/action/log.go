@@ -8,8 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/rule"
+	"github.com/fraiseql/weir/internal/telemetry"
 )
 
 // Log is a structured log line.
@@ -60,7 +63,7 @@ func (l *Log) Do(ctx context.Context, call Call) (event.Outcome, error) {
 		return event.Outcome{}, err
 	}
 	e := call.Event
-	l.logger.LogAttrs(ctx, l.level, message, //nolint:sloglint // the message is what this action is configured with
+	attrs := []slog.Attr{
 		slog.String("delivery_id", call.DeliveryID.String()),
 		slog.String("observer", call.Observer),
 		slog.String("action", call.Action),
@@ -69,7 +72,11 @@ func (l *Log) Do(ctx context.Context, call Call) (event.Outcome, error) {
 		slog.String("entity_type", e.EntityType),
 		slog.String("entity_id", e.EntityID),
 		slog.String("event_type", string(e.Type)),
-	)
+	}
+	if id := telemetry.TraceID(trace.SpanContextFromContext(ctx), e.TraceContext); id != "" {
+		attrs = append(attrs, slog.String("trace_id", id))
+	}
+	l.logger.LogAttrs(ctx, l.level, message, attrs...) //nolint:sloglint // the message is what this action is configured with
 	return event.Outcome{DurationMS: time.Since(start).Milliseconds()}, nil
 }
 

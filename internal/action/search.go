@@ -15,6 +15,7 @@ import (
 
 	"github.com/elastic/elastic-transport-go/v8/elastictransport"
 	"github.com/elastic/go-elasticsearch/v8/esapi"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/outbound"
@@ -131,12 +132,18 @@ func (s *Search) Do(ctx context.Context, call Call) (event.Outcome, error) {
 	if s.client == nil {
 		return event.Outcome{}, sick(Retry("elasticsearch_away", errNoElasticsearch))
 	}
+	if span := recording(ctx); span != nil {
+		span.SetName(w.operation())
+		span.SetAttributes(
+			semconv.DBSystemNameElasticsearch, semconv.DBOperationName(w.operation()), semconv.DBCollectionName(w.index))
+	}
 	start := time.Now()
 	res, err := w.send(ctx, s.client)
 	out := event.Outcome{DurationMS: time.Since(start).Milliseconds()}
 	if err != nil {
 		return out, transportError(ctx, withoutURL(err))
 	}
+	traceStatus(ctx, res.Status)
 	out.ResponseStatus, out.ResponseBody = res.Status, event.Excerpt(res.Body)
 	done, err := w.judge(res)
 	out.ResponseBody = cmp.Or(done, out.ResponseBody)
@@ -158,6 +165,14 @@ type write struct {
 	document  []byte // nil: it is removed
 	version   int64
 	saturated bool // the version does not tell it from others of its transaction
+}
+
+// operation names the request.
+func (w write) operation() string {
+	if w.document == nil {
+		return "delete"
+	}
+	return "index"
 }
 
 // render renders what an event writes. Its errors are final: the same event renders the same way again.

@@ -1,56 +1,48 @@
 package action
 
 import (
-	"encoding/json"
+	"context"
 	"net/http"
-	"regexp"
-	"strings"
+	"strconv"
 
-	"golang.org/x/net/http/httpguts"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
 )
 
-// traceContext is the change log's trace_context column.
-type traceContext struct {
-	TraceID    string          `json:"trace_id"`
-	ParentID   string          `json:"parent_id"`
-	TraceFlags json.RawMessage `json:"trace_flags"` // "01", or the number
-	TraceState string          `json:"tracestate"`
+// recording is the call's span, nil when nobody records it. What is put into it is known to everybody who may see traces: where
+// the call goes and how it ended, but neither a path, which may hold a token, nor a body.
+func recording(ctx context.Context) trace.Span {
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		return span
+	}
+	return nil
 }
 
-var (
-	traceIDPattern    = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	parentIDPattern   = regexp.MustCompile(`^[0-9a-f]{16}$`)
-	traceFlagsPattern = regexp.MustCompile(`^[0-9a-f]{2}$`)
-)
+// traceRequest says whom a request goes to.
+func traceRequest(req *http.Request) {
+	span := recording(req.Context())
+	if span == nil {
+		return
+	}
+	span.SetName(req.Method)
+	span.SetAttributes(semconv.HTTPRequestMethodKey.String(req.Method))
+	port := req.URL.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[req.URL.Scheme]
+	}
+	traceServer(span, req.URL.Hostname(), port)
+}
 
-// setTrace sets W3C's traceparent and tracestate from an event's trace context, unless the action sets its own. A
-// context that is incomplete or malformed is left out: tracing must not stop a delivery.
-func setTrace(h http.Header, raw json.RawMessage) {
-	var tc traceContext
-	if len(raw) == 0 || json.Unmarshal(raw, &tc) != nil || h.Get("traceparent") != "" {
-		return
-	}
-	traceID, parentID := strings.ToLower(tc.TraceID), strings.ToLower(tc.ParentID)
-	if !traceIDPattern.MatchString(traceID) || !parentIDPattern.MatchString(parentID) ||
-		strings.Trim(traceID, "0") == "" || strings.Trim(parentID, "0") == "" {
-		return
-	}
-	h.Set("traceparent", "00-"+traceID+"-"+parentID+"-"+traceFlags(tc.TraceFlags))
-	if tc.TraceState != "" && len(tc.TraceState) <= 512 && httpguts.ValidHeaderFieldValue(tc.TraceState) {
-		h.Set("tracestate", tc.TraceState)
+// traceStatus says what was answered.
+func traceStatus(ctx context.Context, status int) {
+	if span := recording(ctx); span != nil {
+		span.SetAttributes(semconv.HTTPResponseStatusCode(status))
 	}
 }
 
-// traceFlags is the flags' byte in hexadecimal, "00" (not sampled) when there is none.
-func traceFlags(raw json.RawMessage) string {
-	var number uint8
-	if json.Unmarshal(raw, &number) == nil && len(raw) > 0 {
-		const digits = "0123456789abcdef"
-		return string([]byte{digits[number>>4], digits[number&0xf]})
+func traceServer(span trace.Span, host, port string) {
+	span.SetAttributes(semconv.ServerAddress(host))
+	if n, err := strconv.Atoi(port); err == nil {
+		span.SetAttributes(semconv.ServerPort(n))
 	}
-	var text string
-	if json.Unmarshal(raw, &text) == nil && traceFlagsPattern.MatchString(strings.ToLower(text)) {
-		return strings.ToLower(text)
-	}
-	return "00"
 }

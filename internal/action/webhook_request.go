@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/fraiseql/weir/internal/telemetry"
 )
 
 // message is a call as it was rendered: all but where it goes, and what depends on the moment of sending.
@@ -32,6 +35,7 @@ func (w *Webhook) request(ctx context.Context, call Call, now time.Time) (*http.
 	if err != nil {
 		return nil, err
 	}
+	telemetry.SetHeaders(m.header, trace.SpanContextFromContext(ctx), call.Event.TraceContext)
 	m.header.Set(headerTimestamp, strconv.FormatInt(now.Unix(), 10))
 	if w.signer != nil {
 		w.signer.sign(m.header, call.DeliveryID.String(), now, m.body)
@@ -57,7 +61,6 @@ func (w *Webhook) render(call Call) (message, error) {
 	if body, err = w.asCloudEvent(header, call, body); err != nil {
 		return message{}, Final("cloudevents", err)
 	}
-	setTrace(header, call.Event.TraceContext)
 	header.Set(headerID, call.DeliveryID.String())
 	if call.ReplayOf != uuid.Nil {
 		header.Set(headerReplayOf, call.ReplayOf.String())
@@ -75,6 +78,7 @@ func (w *Webhook) Preview(call Call) (Preview, error) {
 	if err != nil {
 		return nil, err
 	}
+	telemetry.SetHeaders(m.header, trace.SpanContext{}, call.Event.TraceContext)
 	m.header.Set(headerTimestamp, whenSent)
 	if w.signer != nil {
 		m.header.Set(headerSignature, whenSent)

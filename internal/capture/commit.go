@@ -10,9 +10,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/store"
+	"github.com/fraiseql/weir/internal/telemetry"
 )
 
 // committer is the one writer: it stores batches in order, each in a transaction with the checkpoint.
@@ -67,8 +69,7 @@ func (c *committer) ingest(ctx context.Context, changes []event.Change, end even
 		return err
 	}
 	if len(changes) == 1 {
-		c.log.Warn("the database refuses a change, it becomes a dead letter",
-			"event_id", changes[0].ID, "position", changes[0].Position().String(), "error", err)
+		c.refused(&changes[0], err)
 		return c.commit(ctx, []event.Change{withoutContents(changes[0], err)}, end, committed)
 	}
 	half := middle(changes)
@@ -79,6 +80,15 @@ func (c *committer) ingest(ctx context.Context, changes []event.Change, end even
 		return err
 	}
 	return c.ingest(ctx, changes[half:], end, committed)
+}
+
+// refused says what the database has not taken.
+func (c *committer) refused(change *event.Change, err error) {
+	attrs := []any{"event_id", change.ID, "position", change.Position().String()}
+	if id := telemetry.TraceID(trace.SpanContext{}, change.TraceContext); id != "" {
+		attrs = append(attrs, "trace_id", id)
+	}
+	c.log.Warn("the database refuses a change, it becomes a dead letter", append(attrs, "error", err)...)
 }
 
 // middle is where to part changes: as near to the half as leaves together what has one position, since the checkpoint is moved
@@ -104,8 +114,7 @@ func middle(changes []event.Change) int {
 func (c *committer) ingestTogether(
 	ctx context.Context, changes []event.Change, end event.Position, committed time.Time, refused error,
 ) error {
-	c.log.Warn("the database refuses a change, it becomes a dead letter",
-		"event_id", changes[0].ID, "position", changes[0].Position().String(), "error", refused)
+	c.refused(&changes[0], refused)
 	for i := range changes {
 		without := slices.Clone(changes)
 		without[i] = withoutContents(changes[i], refused)
