@@ -51,6 +51,8 @@ type Config struct {
 	History index.Config `yaml:"history,omitempty"`
 	// Log is the worker's log.
 	Log Log `yaml:"log,omitempty"`
+	// Telemetry is where traces go.
+	Telemetry Telemetry `yaml:"telemetry,omitempty"`
 	// ShutdownTimeout is how long running deliveries may go on after SIGTERM. Default: 30s.
 	ShutdownTimeout setting.Duration `yaml:"shutdown_timeout,omitempty"`
 	// Endpoints are settings of a place, for all actions that go there. The key is host[:port], or the name that an
@@ -86,6 +88,13 @@ type Source struct {
 type HTTP struct {
 	// Listen is the address, as in 127.0.0.1:9464; "" turns the server off. Default: 127.0.0.1:9464.
 	Listen Listen `yaml:"listen,omitempty"`
+}
+
+// Telemetry is the section `telemetry:`.
+type Telemetry struct {
+	// OTLPEndpoint is the collector's address for OTLP over HTTP, as in http://localhost:4318; /v1/traces is put behind it. Its
+	// credentials are the environment's OTEL_EXPORTER_OTLP_HEADERS. Default: "", no traces.
+	OTLPEndpoint Collector `yaml:"otlp_endpoint,omitempty"`
 }
 
 // Options say what to load.

@@ -118,3 +118,34 @@ func (l *Listen) UnmarshalYAML(_ context.Context, node ast.Node) error {
 func (Listen) JSONSchema() *jsonschema.Schema {
 	return &jsonschema.Schema{Type: "string"}
 }
+
+// Collector is the http or https URL of what takes traces, "" for none. It holds no credentials, so it may be printed.
+type Collector string
+
+// UnmarshalYAML reads a URL at a node of the file.
+func (c *Collector) UnmarshalYAML(_ context.Context, node ast.Node) error {
+	const want = `expected an http or https URL, as in http://localhost:4318, or "" for no traces`
+	text, ok := setting.Text(node)
+	if !ok {
+		return setting.ErrorAt(node, "%s", want)
+	}
+	if text == "" {
+		*c = ""
+		return nil
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "":
+		return setting.ErrorAt(node, "this is no collector's URL: %s", want)
+	case u.User != nil, u.RawQuery != "", u.Fragment != "":
+		return setting.ErrorAt(node, "a collector's URL has neither user, password, ? nor #: "+
+			"put credentials into the environment variable OTEL_EXPORTER_OTLP_HEADERS")
+	}
+	*c = Collector(text)
+	return nil
+}
+
+// JSONSchema describes a URL to editors.
+func (Collector) JSONSchema() *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "string"}
+}

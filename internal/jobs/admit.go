@@ -35,10 +35,12 @@ func (r *runner) admit(next step) step {
 		act := breaker.Action{Observer: d.args.Observer, Action: d.args.Action}
 		target := targetOf(d.bound.Action)
 		if r.panel.IsGone(act, target) {
+			r.note(ctx, "breaker", "gone")
 			return action.Final(action.CodeGone, errGone)
 		}
 		pass, err := r.panel.Enter(d.bound.Action.Endpoint())
 		if err != nil {
+			r.note(ctx, "breaker", "refused")
 			return r.hold(ctx, err)
 		}
 		verdict, why := breaker.Silent, "" // also of a panic
@@ -46,7 +48,9 @@ func (r *runner) admit(next step) step {
 		if err := r.wait(ctx, d, pass); err != nil {
 			return err
 		}
+		r.note(ctx, "breaker", "admitted")
 		if r.panel.IsGone(act, target) { // since it waits
+			r.note(ctx, "breaker", "gone")
 			return action.Final(action.CodeGone, errGone)
 		}
 		if err := r.stillUnpaused(d); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/store"
 )
@@ -32,17 +33,17 @@ func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) err
 		return w.rematch(ctx, job)
 	}
 	if job.Args.PK == 0 {
-		return w.bury(ctx, job, "no_row", errors.New(job.Args.Reason+" (it has no row in the change log that could be read again: "+
-			"send it again in a corrected form, or remove the dead letter)"))
+		return w.bury(ctx, job, nil, "no_row", errors.New(job.Args.Reason+" (it has no row in the change log that could be read "+
+			"again: send it again in a corrected form, or remove the dead letter)"))
 	}
 	c, err := w.reader.Read(ctx, job.Args.PK, job.Args.position(), job.Args.CommitTime)
 	switch {
 	case errors.Is(err, capture.ErrRowGone):
-		return w.bury(ctx, job, "row_gone", errors.New(job.Args.Reason+" (and "+err.Error()+")"))
+		return w.bury(ctx, job, nil, "row_gone", errors.New(job.Args.Reason+" (and "+err.Error()+")"))
 	case err != nil:
 		return err
 	case c.Reason != "":
-		return w.bury(ctx, job, "bad_row", errors.New(c.Reason))
+		return w.bury(ctx, job, &c.Event, "bad_row", errors.New(c.Reason))
 	}
 	var found tally
 	err = w.deliver(ctx, job, func(ctx context.Context, tx pgx.Tx) ([]river.InsertManyParams, error) {
@@ -53,7 +54,7 @@ func (w *changeWorker) Work(ctx context.Context, job *river.Job[changeArgs]) err
 		return params, w.queue.index.Record(ctx, tx, []index.Ingested{{Event: &c.Event, Matched: len(params) > 0}})
 	})
 	if capture.Refused(err) {
-		return w.bury(ctx, job, "refused", err)
+		return w.bury(ctx, job, &c.Event, "refused", err)
 	}
 	if err == nil {
 		found.count(w.queue.runner.metrics)
@@ -68,13 +69,13 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 		if wait := w.queue.runner.await(ctx, job.JobRow, job.Args.Args); wait != nil {
 			return wait
 		}
-		return w.bury(ctx, job, "unknown_observer",
+		return w.bury(ctx, job, nil, "unknown_observer",
 			fmt.Errorf("no observer %s in the configuration, and the change is an hour old", job.Args.Observer))
 	}
 	w.queue.runner.known(ctx, job.JobRow)
 	rec, err := loadEvent(ctx, w.queue.runner.pool, w.queue.index, job.Args.Args)
 	if errors.Is(err, index.ErrNotFound) {
-		return w.bury(ctx, job, "event_gone", err)
+		return w.bury(ctx, job, nil, "event_gone", err)
 	}
 	if err != nil {
 		return err
@@ -85,7 +86,7 @@ func (w *changeWorker) rematch(ctx context.Context, job *river.Job[changeArgs]) 
 	params := w.queue.match(&e, job.Args.Observer, &found)
 	for _, p := range params {
 		if again, failed := p.Args.(changeArgs); failed {
-			return w.bury(ctx, job, "condition", errors.New(again.Reason))
+			return w.bury(ctx, job, &e, "condition", errors.New(again.Reason))
 		}
 	}
 	found.count(w.queue.runner.metrics)
@@ -124,8 +125,9 @@ func (w *changeWorker) deliver(
 	return err
 }
 
-func (w *changeWorker) bury(ctx context.Context, job *river.Job[changeArgs], code string, err error) error {
-	d := delivery{job: job.JobRow, args: job.Args.Args}
+// bury makes the change a dead letter. The event is what has been read of it, nil for nothing.
+func (w *changeWorker) bury(ctx context.Context, job *river.Job[changeArgs], e *event.Event, code string, err error) error {
+	d := delivery{job: job.JobRow, args: job.Args.Args, rec: index.Record{Event: e}}
 	w.queue.log.Warn("a change could not be matched, it is a dead letter", append(d.attrs(), "error", short(err.Error()))...)
 	return bury(ctx, code, err)
 }

@@ -60,6 +60,7 @@ func (r *runner) inOrder(next step) step {
 			return next(ctx, d)
 		}
 		if isSuccess(m.Output.Result) {
+			d.how = m.Output.Result
 			r.log.Info("a delivery that keeps an order is not repeated", d.attrs()...)
 			return nil
 		}
@@ -76,8 +77,9 @@ func (r *runner) inOrder(next step) step {
 			return river.JobSnooze(awayPause)
 		case !m.ByHand && (first.Overtaken || m.Overtaken || m.Code == codeOvertaken):
 			r.metrics.deliveries.WithLabelValues(d.args.Observer, d.bound.Action.Type(), dead).Inc()
-			return bury(ctx, codeOvertaken, errors.New("later events of this entity have been delivered already, and this one "+
-				"would come out of order; weir dlq retry sends it all the same"))
+			d.how, d.failure = dead, errors.New("later events of this entity have been delivered already, and this one "+
+				"would come out of order; weir dlq retry sends it all the same")
+			return bury(ctx, codeOvertaken, d.failure)
 		}
 		if err := next(ctx, d); err != nil {
 			return err
@@ -98,6 +100,8 @@ func (r *runner) waitInLine(ctx context.Context, d *delivery) error {
 		return river.JobSnooze(awayPause)
 	}
 	r.metrics.deliveries.WithLabelValues(d.args.Observer, d.bound.Action.Type(), waiting).Inc()
+	d.how = waiting
+	r.note(ctx, "ordering", "an earlier delivery of the entity comes first")
 	r.turns.call(sequenceOf(d.args))
 	return river.JobSnooze(awayPause) // River finds no job of this id to put off
 }

@@ -26,7 +26,7 @@ const insertSlice = 5000
 //
 // It returns, for each of the changes, whether there is a job for it.
 func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) (made []bool, err error) {
-	q.uncommitted, q.tally = nil, tally{}
+	q.uncommitted, q.tally, q.unstored = nil, tally{}, nil
 	made = make([]bool, len(changes))
 	var params []river.InsertManyParams
 	for i := range changes {
@@ -38,6 +38,7 @@ func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) (
 			params = append(params, q.match(&c.Event, "", &q.tally)...)
 		}
 		made[i] = len(params) > before
+		q.store(ctx, c, params[before:])
 		if len(params) < insertSlice {
 			continue
 		}
@@ -60,7 +61,8 @@ func (q *Queue) insertSome(ctx context.Context, tx pgx.Tx, params []river.Insert
 func (q *Queue) Committed() {
 	q.tally.count(q.runner.metrics)
 	q.turns.call(q.uncommitted...)
-	q.uncommitted, q.tally = nil, tally{}
+	q.stored()
+	q.uncommitted, q.tally, q.unstored = nil, tally{}, nil
 }
 
 // insert inserts jobs and returns the sequences in which some of them wait for their turn: after the COMMIT, turns.call has to

@@ -17,6 +17,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fraiseql/weir/internal/breaker"
 	"github.com/fraiseql/weir/internal/cache"
@@ -72,6 +73,8 @@ type Options struct {
 	Logger      *slog.Logger
 	RiverLogger *slog.Logger // River's own: it speaks of every job
 	Registerer  prometheus.Registerer
+	Tracer      trace.Tracer // nil: nothing is traced
+	Stream      string       // the stream's name, for traces
 }
 
 // Queue inserts and works jobs. Safe for concurrent use.
@@ -98,14 +101,16 @@ type Queue struct {
 	turns     *turns
 	// uncommitted are the sequences in which something waits that Insert has inserted and Committed has not heard of.
 	uncommitted []sequence
-	tally       tally // of the same
+	tally       tally        // of the same
+	unstored    []trace.Span // of the same; nothing when traces are off
+	stream      string       // Options.Stream
 }
 
 // New makes a queue that can insert jobs; Run works them.
 func New(o Options) (*Queue, error) {
 	q := &Queue{
 		index: o.Index, log: o.Logger.With("component", "jobs"), lease: o.Lease, swapped: make(chan struct{}, 1),
-		softStop: o.SoftStop, recovery: o.RecoveryWindow, remains: o.Remains, ending: make(chan struct{}),
+		softStop: o.SoftStop, recovery: o.RecoveryWindow, remains: o.Remains, ending: make(chan struct{}), stream: o.Stream,
 	}
 	q.producers.log = q.log
 	q.set.Store(o.Observers)
@@ -115,7 +120,7 @@ func New(o Options) (*Queue, error) {
 	q.turns = newTurns(o.Pool, &q.set, q.log)
 	q.runner = &runner{
 		pool: o.Pool, functions: o.Functions, lease: o.Lease, index: o.Index, set: &q.set, turns: q.turns, metrics: m, log: q.log,
-		ending: q.ending, results: o.Results,
+		ending: q.ending, results: o.Results, tracer: o.Tracer,
 		panel: breaker.New(breaker.Options{
 			DB: o.Pool, ClientID: o.ClientID, Turned: q.wake, Logger: o.Logger, Registerer: o.Registerer,
 			QueueOf: QueueName, Resumed: q.resumed, StreamPaused: o.StreamPaused,

@@ -210,7 +210,7 @@ func (r *rescuer) buried(row store.RescueJobsRow) {
 	}
 	attrs := []any{
 		"job_id", row.ID, "kind", row.Kind, "observer", args.Observer, "action", args.Action, "event_id", args.EventID,
-		"deaths", maxDeaths,
+		"delivery_id", args.DeliveryID(), "deaths", maxDeaths,
 	}
 	bound, ok := r.set.Load().Lookup(args.Observer, args.Action)
 	if ok {

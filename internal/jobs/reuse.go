@@ -84,9 +84,9 @@ func (r *runner) once(next step) step {
 			status, made, err := r.marks.Has(ctx, d.id())
 			switch {
 			case err != nil:
-				r.metrics.dedup.WithLabelValues(lookupUnavailable).Inc()
+				r.lookedUp(ctx, lookupUnavailable)
 			case made:
-				r.metrics.dedup.WithLabelValues(lookupRepeat).Inc()
+				r.lookedUp(ctx, lookupRepeat)
 				d.out.ResponseStatus = status
 				return r.settle(d, dedup.Answer{State: dedup.Repeat})
 			}
@@ -101,6 +101,12 @@ func (r *runner) once(next step) step {
 		}
 		return err
 	}
+}
+
+// lookedUp counts what a look has found.
+func (r *runner) lookedUp(ctx context.Context, result string) {
+	r.metrics.dedup.WithLabelValues(result).Inc()
+	r.note(ctx, "dedup", result)
 }
 
 // deduped lets one of the deliveries with the same key make the call.
@@ -162,7 +168,7 @@ func (c *claim) take(ctx context.Context) error {
 	if err := c.runner.lease.Check(); err != nil {
 		return away(err)
 	}
-	count := func(result string) { c.runner.metrics.dedup.WithLabelValues(result).Inc() }
+	count := func(result string) { c.runner.lookedUp(ctx, result) }
 	timed, cancel := context.WithTimeout(ctx, loadTime)
 	defer cancel()
 	answer, err := c.runner.claims.Claim(timed, c.key, c.holder, c.of.bound.Action.Timeout()+heldSlack)
@@ -238,14 +244,18 @@ func (r *runner) cached(next step) step {
 		case cache.Hit:
 			if json.Unmarshal(found.Value, &d.out) == nil {
 				d.out.Cached = true
+				r.note(ctx, "cache", "hit")
 				return nil
 			}
 			return next(ctx, d) // of another version of this program
 		case cache.Busy:
+			r.note(ctx, "cache", "busy")
 			return busy(d, found.After, "another delivery gets the result")
 		case cache.Away:
+			r.note(ctx, "cache", "unavailable")
 			return next(ctx, d)
 		case cache.Miss:
+			r.note(ctx, "cache", "miss")
 		}
 		d.holds = append(d.holds, func(ctx context.Context) error {
 			found.Fill.Hold(ctx, lease) // lost, the call is made all the same, and its result not kept
@@ -337,7 +347,10 @@ func (r *runner) refresh(ctx context.Context, d *delivery, observer, act string)
 	if err != nil {
 		return event.Outcome{}, err
 	}
-	other := &delivery{job: d.job, args: d.args, bound: bound, rec: d.rec, env: d.env, as: d.id(), of: d.replayOf()}
+	other := &delivery{
+		job: d.job, args: d.args, bound: bound, rec: d.rec, env: d.env, as: d.id(), of: d.replayOf(),
+		span: d.span,
+	}
 	other.args.Observer, other.args.Action = observer, act
 	var renewal *cache.Renewal
 	var away error
@@ -346,7 +359,7 @@ func (r *runner) refresh(ctx context.Context, d *delivery, observer, act string)
 		if renewal, away = r.results.Renew(ctx, key, tags, bound.Action.Timeout()+heldSlack); away != nil {
 			return away // before a call whose result would be lost
 		}
-		return r.deadline(r.act)(ctx, other)
+		return r.deadline(r.calling(r.act))(ctx, other)
 	}
 	err = r.admit(call)(ctx, other)
 	switch {

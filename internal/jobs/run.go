@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fraiseql/weir/internal/action"
 	"github.com/fraiseql/weir/internal/breaker"
@@ -57,6 +58,7 @@ type runner struct {
 	ending    <-chan struct{} // closed when the worker stops
 	strangers strangers       // for whom deliveries wait
 	metrics   *metrics
+	tracer    trace.Tracer // nil: nothing is traced
 	log       *slog.Logger
 }
 
@@ -69,6 +71,10 @@ type delivery struct {
 	env   *rule.Env // of rec
 	out   event.Outcome
 	began time.Time
+
+	span    trace.SpanContext // of the attempt; not valid when traces are off
+	how     string            // the outcome of the attempt
+	failure error             // and why
 
 	called    bool // with success
 	completed bool // by the action, in its own transaction
@@ -102,6 +108,7 @@ func (r *runner) chain() step {
 	s := r.act
 	for _, wrap := range slices.Backward([]func(step) step{
 		r.unpaused, // whether a person has paused the observer
+		r.traced,   // the attempt, as a span
 		r.resolve,  // which action, in the configuration of now
 		r.inOrder,  // whether it is the delivery's turn
 		r.conclude, // River's verb, outcome, metrics
@@ -112,6 +119,7 @@ func (r *runner) chain() step {
 		r.stillHeld,
 		r.load,     // the event
 		r.deadline, // the action's timeout
+		r.calling,  // the call, as a span
 	}) {
 		s = wrap(s)
 	}
@@ -129,11 +137,13 @@ func (r *runner) resolve(next step) step {
 			return next(ctx, d)
 		}
 		if wait := r.await(ctx, d.job, d.args); wait != nil {
+			d.how = waiting
 			return wait
 		}
 		err := fmt.Errorf("no observer %s with an action %s in the configuration, and the delivery is an hour old",
 			d.args.Observer, d.args.Action)
 		r.metrics.deliveries.WithLabelValues("", actionType(d.job.Kind), dead).Inc()
+		d.how, d.failure = dead, err
 		return bury(ctx, "unknown_observer", err)
 	}
 }
@@ -148,10 +158,11 @@ func (r *runner) conclude(next step) step {
 			r.metrics.duration.WithLabelValues(d.bound.Action.Type()).Observe(seconds(time.Since(d.began)))
 		}
 		how, verb := r.judge(ctx, d, err)
+		d.how, d.failure = how, err
 		r.metrics.deliveries.WithLabelValues(d.args.Observer, d.bound.Action.Type(), how).Inc()
 		d.out.DurationMS = time.Since(d.began).Milliseconds()
 		if recErr := river.RecordOutput(ctx, output{Result: how, Outcome: d.out}); recErr != nil {
-			r.log.Error("outcome not recorded", "job_id", d.job.ID, "error", recErr)
+			r.log.Error("outcome not recorded", append(d.attrs(), "error", recErr)...)
 		}
 		return verb
 	}
@@ -224,7 +235,7 @@ func (r *runner) waitsFree(ctx context.Context, d *delivery) bool {
 	if t, ok := metaTime(d.job.Metadata, metaFirstWait); ok {
 		since = t
 	} else if err := river.MetadataSet(ctx, metaFirstWait, since.UTC().Format(time.RFC3339)); err != nil {
-		r.log.Error("waiting time not recorded", "job_id", d.job.ID, "error", err)
+		r.log.Error("waiting time not recorded", append(d.attrs(), "error", err)...)
 	}
 	return time.Since(since) < freeWaiting
 }
@@ -323,9 +334,14 @@ func (r *runner) act(ctx context.Context, d *delivery) (err error) {
 	return err
 }
 
+// attrs are what every line about a delivery says. The trace is named where the event has been loaded and has one.
 func (d *delivery) attrs() []any {
-	return []any{
+	attrs := []any{
 		"observer", d.args.Observer, "action", d.args.Action, "event_id", d.args.EventID, "delivery_id", d.id(),
 		"job_id", d.job.ID, "attempt", d.job.Attempt, "max_attempts", d.job.MaxAttempts,
 	}
+	if id := d.traceID(); id != "" {
+		attrs = append(attrs, "trace_id", id)
+	}
+	return attrs
 }

@@ -69,7 +69,8 @@ func (r *runner) await(ctx context.Context, job *rivertype.JobRow, a Args) error
 	}
 	if r.strangers.first(a.Observer, a.Action) {
 		r.log.Warn("deliveries wait: the configuration has no such observer with such an action",
-			"observer", a.Observer, "action", a.Action, "event_id", a.EventID, "job_id", job.ID, "at_most", unknownGrace)
+			"observer", a.Observer, "action", a.Action, "event_id", a.EventID, "delivery_id", a.DeliveryID(), "job_id", job.ID,
+			"at_most", unknownGrace)
 	}
 	r.metrics.deliveries.WithLabelValues("", actionType(job.Kind), waiting).Inc()
 	return river.JobSnooze(wait)

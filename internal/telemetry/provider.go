@@ -24,7 +24,7 @@ import (
 const (
 	// Scope names what has made the spans.
 	Scope = "github.com/fraiseql/weir"
-	// maxWaiting is how many spans wait to be sent, those under way included: some 10 MB. A batch of the stream may lead to
+	// maxWaiting is how many spans wait to be sent, those under way included: some 20 MB. A batch of the stream may lead to
 	// 5,000 at once.
 	maxWaiting = 8192
 	// flushTime is how long the spans that still wait may take when the worker stops.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fraiseql/weir/db/migrations"
@@ -37,6 +38,7 @@ type life struct {
 	log        *slog.Logger
 	clientID   string
 	registerer prometheus.Registerer
+	tracer     trace.Tracer // nil: no traces
 	health     *health
 
 	remains *sync.WaitGroup // what goes on for a while when the life is over
@@ -66,7 +68,7 @@ func (w *Worker) live(ctx context.Context) (err error) {
 	undo.add("unregister metrics", metrics.undo)
 	l := &life{
 		cfg: w.force.config(), opts: w.opts, log: w.log, clientID: newClientID(), registerer: metrics, health: &w.health,
-		remains: &w.remains,
+		remains: &w.remains, tracer: w.tracer,
 	}
 	l.lease = lease.New(lease.Options{
 		DatabaseURL: l.cfg.Database.URL.Value(), ClientID: l.clientID, Version: l.opts.Version, ReadsStream: l.readsStream,
@@ -222,8 +224,8 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 		Pool: l.pool, Functions: functions, Lease: l.lease, Index: history, Reader: reader, Observers: observers,
 		Redis: l.redis, Results: l.results, Endpoints: l.cfg.Endpoints, ClientID: l.clientID, Documents: l.storeDocument(),
 		SoftStop: l.cfg.ShutdownTimeout.Std(), RecoveryWindow: l.cfg.Source.Config.WithDefaults().RecoveryWindow.Std(), Logger: l.log,
-		StreamPaused: l.pauseStream,
-		Remains:      l.remains, RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
+		StreamPaused: l.pauseStream, Tracer: l.tracer, Stream: string(l.cfg.Source.Slot),
+		Remains: l.remains, RiverLogger: slog.New(quiet{l.log.Handler()}), Registerer: l.registerer,
 	})
 	if err != nil {
 		return err

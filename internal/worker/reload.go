@@ -41,6 +41,10 @@ var fixed = []struct {
 		"elasticsearch", func(c *config.Config) any { return c.Elasticsearch },
 		func(dst, src *config.Config) { dst.Elasticsearch = src.Elasticsearch },
 	},
+	{
+		"telemetry", func(c *config.Config) any { return c.Telemetry },
+		func(dst, src *config.Config) { dst.Telemetry = src.Telemetry },
+	},
 	{"http", func(c *config.Config) any { return c.HTTP }, func(dst, src *config.Config) { dst.HTTP = src.HTTP }},
 	{
 		"shutdown_timeout", func(c *config.Config) any { return c.ShutdownTimeout },

@@ -12,12 +12,14 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fraiseql/weir/internal/config"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/jobs"
 	"github.com/fraiseql/weir/internal/lease"
+	"github.com/fraiseql/weir/internal/telemetry"
 )
 
 const (
@@ -55,6 +57,8 @@ type Worker struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	reloads  reloadMetrics
+	spans    *telemetry.Metrics
+	tracer   trace.Tracer // nil: no traces
 	force    inForce
 	health   health
 	remains  sync.WaitGroup // what goes on for a while of lives that are over; they can do nothing any more
@@ -66,6 +70,7 @@ func New(cfg *config.Config, opts Options) *Worker {
 	w.force.cfg, w.force.loadedAt = cfg, time.Now()
 	w.health.degraded = w.force.degraded
 	w.reloads = newReloadMetrics(w.registry)
+	w.spans = telemetry.NewMetrics(w.registry)
 	w.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -84,6 +89,9 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	var undo cleanup
 	defer func() { err = errors.Join(err, undo.run()) }()
 
+	if err := w.trace(ctx, &undo); err != nil {
+		return err
+	}
 	if err := w.serveHTTP(ctx, &undo); err != nil {
 		return err
 	}
@@ -117,6 +125,24 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 			}
 		}
 	}
+}
+
+// trace makes what sends traces, if they are wanted. It outlasts the lives: what they do at their end is traced, too.
+func (w *Worker) trace(ctx context.Context, undo *cleanup) error {
+	cfg := w.force.config()
+	if cfg.Telemetry.OTLPEndpoint == "" {
+		return nil
+	}
+	provider, err := telemetry.New(ctx, telemetry.Options{
+		Endpoint: string(cfg.Telemetry.OTLPEndpoint), Version: w.opts.Version, Installation: cfg.Installation,
+		Metrics: w.spans, Logger: w.log,
+	})
+	if err != nil {
+		return err
+	}
+	undo.add("send the last traces", func() error { return provider.Stop(ctx) })
+	w.tracer = provider.Tracer()
+	return nil
 }
 
 // await waits for a while.
