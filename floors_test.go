@@ -21,6 +21,8 @@ const module = "github.com/fraiseql/weir"
 var floors = map[string]int{
 	".": 10, // end-to-end tests may enter every room
 
+	"deploy": 10, // tests of what is deployed beside the programs
+
 	"internal/chaos/run":       9,
 	"cmd/worker":               9,
 	"cmd/weir":                 9,

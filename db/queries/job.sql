@@ -192,3 +192,32 @@ RETURNING moved.target::text AS queue;
 UPDATE weir.river_job
 SET metadata = CASE WHEN @waits::boolean THEN metadata || '{"weir_waits": true}' ELSE metadata - 'weir_waits' END
 WHERE id = @id AND state = 'running';
+
+-- name: LeaderAndWorkers :one
+-- LeaderAndWorkers says whether a client is River's leader, and how many workers hold a lease.
+SELECT EXISTS (SELECT FROM weir.river_leader WHERE leader_id = @client_id AND expires_at >= now()) AS leads,
+       (SELECT count(*) FROM weir.worker) AS workers;
+
+-- name: QueueDepths :many
+-- QueueDepths counts the unfinished jobs but for housekeeping's by queue and state, up to a number that bounds what it costs, and
+-- says for how long the oldest available one of a queue could have been started. It leaps from name to name in the index on
+-- which River fetches.
+WITH RECURSIVE found AS (
+    SELECT s.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = s.state ORDER BY j.queue LIMIT 1) AS queue
+    FROM unnest(ARRAY['available', 'pending', 'retryable', 'running', 'scheduled']::weir.river_job_state[]) AS s(state)
+    UNION ALL
+    SELECT f.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = f.state AND j.queue > f.queue ORDER BY j.queue LIMIT 1)
+    FROM found f WHERE f.queue IS NOT NULL
+)
+SELECT f.queue::text AS queue, f.state::text AS state,
+       (SELECT count(*) FROM (
+            SELECT FROM weir.river_job j WHERE j.state = f.state AND j.queue = f.queue LIMIT @most::integer) counted) AS jobs,
+       (SELECT coalesce(extract(epoch FROM now() - min(first.scheduled_at)), 0)
+        FROM generate_series(1, 4) AS p(priority)
+        CROSS JOIN LATERAL (
+            SELECT j.scheduled_at FROM weir.river_job j
+            WHERE f.state = 'available' AND j.state = 'available' AND j.queue = f.queue AND j.priority = p.priority
+            ORDER BY j.scheduled_at LIMIT 1) first)::double precision AS oldest_seconds
+FROM found f
+WHERE f.queue IS NOT NULL AND f.queue <> 'weir_housekeeping'
+ORDER BY 1, 2;

@@ -90,14 +90,14 @@ func (h *heartbeat) listen(ctx context.Context, d time.Duration) error {
 }
 
 func (h *heartbeat) beat(ctx context.Context) error {
-	lsn, retained, err := readRetained(ctx, h.conn, h.slot, h.metrics)
+	seen, err := h.metrics.measure(ctx, h.conn, h.slot)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("replication slot %s is gone", h.slot)
 	}
 	if err != nil {
 		return fmt.Errorf("read the slot: %w", err)
 	}
-	if uint64(lsn) < h.metrics.stored.Load()+heartbeatWAL && retained < retainedWAL {
+	if uint64(seen.current) < h.metrics.stored.Load()+heartbeatWAL && seen.retained < retainedWAL {
 		return nil
 	}
 	_, err = h.conn.Exec(ctx, emitHeartbeat, heartbeatPrefix)

@@ -29,7 +29,7 @@ type metrics struct {
 	commitSince atomic.Int64  // the same of the batch that is being committed
 	owned       atomic.Bool
 	gap         atomic.Bool
-	retained    atomic.Int64
+	slot        atomic.Pointer[slotHealth]
 }
 
 // Why a stream could be taken over.
@@ -95,14 +95,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		gauge("weir_capture_lag_seconds",
 			"Age of the oldest change that was received and is not stored yet; 0 when there is none.", m.lagSeconds),
 		gauge("weir_stream_owned", "1 while this worker reads the stream, 0 while it stands by.",
-			func() float64 { return one(&m.owned) }),
+			func() float64 { return oneIf(m.owned.Load()) }),
 		gauge("weir_stream_gap",
 			"1 while nothing is captured since changes are missing that cannot be made up for: see weir accept-gap.",
-			func() float64 { return one(&m.gap) }),
+			func() float64 { return oneIf(m.gap.Load()) }),
 		gauge("weir_checkpoint_age_seconds", "Time since the checkpoint last moved.", m.checkpointAge),
-		gauge("weir_slot_retained_bytes", "WAL that the slot holds on the server, as of the last heartbeat interval.",
-			func() float64 { return float64(m.retained.Load()) }),
 	)
+	reg.MustRegister(m.slotCollectors()...)
 	return m
 }
 
@@ -124,13 +123,6 @@ func (m *metrics) lagSeconds() float64 {
 		return 0
 	}
 	return max(0, time.Since(time.Unix(0, since)).Seconds())
-}
-
-func one(flag *atomic.Bool) float64 {
-	if flag.Load() {
-		return 1
-	}
-	return 0
 }
 
 func (m *metrics) checkpointAge() float64 {

@@ -7,9 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
-	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/store"
 )
 
@@ -104,7 +101,7 @@ func (s *Stream) measure(ctx context.Context) {
 	src, err := s.connectSource(timeout)
 	if err == nil {
 		defer closeConn(ctx, src)
-		_, _, err = readRetained(timeout, src, s.cfg.Slot, s.metrics)
+		_, err = s.metrics.measure(timeout, src, s.cfg.Slot)
 	}
 	if err != nil {
 		s.log.Debug("how much WAL the slot holds is not known (not an error)", "error", err)
@@ -112,20 +109,3 @@ func (s *Stream) measure(ctx context.Context) {
 }
 
 const measureTime = 5 * time.Second
-
-// readRetained reads how far the server's WAL has come and how much of it the slot holds. pgx.ErrNoRows: there is no slot.
-func readRetained(ctx context.Context, conn *pgx.Conn, slot Name, m *metrics) (end event.LSN, retained int64, err error) {
-	var current string
-	err = conn.QueryRow(ctx, `
-		SELECT pg_current_wal_lsn()::text, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
-		  FROM pg_replication_slots WHERE slot_name = $1`, string(slot)).Scan(&current, &retained)
-	if err != nil {
-		return 0, 0, err
-	}
-	m.retained.Store(retained)
-	if end, err = event.ParseLSN(current); err != nil {
-		return 0, 0, err
-	}
-	m.walEnd.Store(max(m.walEnd.Load(), uint64(end)))
-	return end, retained, nil
-}

@@ -161,6 +161,7 @@ type standby struct {
 	src, dst *pgx.Conn
 	watch    watch
 	looked   time.Time // when the owner was looked at
+	measured time.Time // when the slot's health was
 	said     time.Time // when it last said that it reads, by this process's clock; zero: not known
 	told     string    // what was logged
 }
@@ -175,6 +176,9 @@ func (b *standby) wait(ctx context.Context) error {
 		if h == nil {
 			b.left()
 			return nil
+		}
+		if err := b.measure(ctx); err != nil {
+			return err
 		}
 		pause := standbyPoll
 		if *h != b.watch.holder {
@@ -200,6 +204,23 @@ func (b *standby) wait(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// measure keeps the slot's health, as its owner does.
+func (b *standby) measure(ctx context.Context) error {
+	if time.Since(b.measured) < b.cfg.Heartbeat.Std() {
+		return nil
+	}
+	b.measured = time.Now()
+	seen, err := readSlotHealth(ctx, b.src, b.cfg.Slot)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the slot: %w", err)
+	}
+	b.metrics.slot.Store(seen)
+	return nil
 }
 
 // left keeps account of an owner that others have ended before us, for the same reason.

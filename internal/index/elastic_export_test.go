@@ -3,7 +3,11 @@ package index
 import (
 	"context"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
+
+func (e *Elasticsearch) Retries() prometheus.Counter { return e.link.metrics.retries }
 
 func (e *Elasticsearch) Put(ctx context.Context, docs []Document, overwrite bool) ([]Refusal, error) {
 	return e.put(ctx, docs, overwrite)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fraiseql/weir/internal/index"
 	"github.com/fraiseql/weir/internal/setting"
@@ -259,6 +260,9 @@ func TestElasticsearchRepeatsWhatWasTooMuch(t *testing.T) {
 	refused, err := e.Put(t.Context(), docs, false)
 	if err != nil || len(refused) != 1 || refused[0].Document.Seq != 9 || !strings.Contains(refused[0].Reason, "413") {
 		t.Errorf("refused %v, %v", refused, err)
+	}
+	if n := testutil.ToFloat64(e.Retries()); n != 2 {
+		t.Errorf("%v retries are counted, want 2", n)
 	}
 	if err := e.Refresh(t.Context()); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -82,17 +83,21 @@ func (q *Queue) insert(ctx context.Context, tx pgx.Tx, params []river.InsertMany
 
 // tally is what matching has found. It counts when it is committed: a batch that the database refuses is matched again.
 type tally struct {
-	matches, errors []string // observers
-	unmatched       int
+	matches, misses, errors []string // observers
+	events, unmatched       int
 }
 
 func (t *tally) count(m *metrics) {
 	for _, observer := range t.matches {
 		m.matches.WithLabelValues(observer).Inc()
 	}
+	for _, observer := range t.misses {
+		m.misses.WithLabelValues(observer).Inc()
+	}
 	for _, observer := range t.errors {
 		m.condErrors.WithLabelValues(observer).Inc()
 	}
+	m.events.Add(float64(t.events))
 	m.unmatched.Add(float64(t.unmatched))
 }
 
@@ -121,7 +126,12 @@ func (q *Queue) match(e *event.Event, only string, t *tally) []river.InsertManyP
 		ordering, _, _ := q.set.Load().Order(failed.Observer)
 		params = append(params, changeJob(e, failed.Observer, failed.Err.Error(), ordering))
 	}
-	if len(params) == 0 && only == "" {
+	if only != "" {
+		return params
+	}
+	t.events++
+	t.misses = slices.AppendSeq(t.misses, matched.Misses())
+	if len(params) == 0 {
 		t.unmatched++
 	}
 	return params

@@ -76,6 +76,10 @@ func TestInsert(t *testing.T) {
 		{"weir_matches_total", []string{"observer", "off"}, 0},
 		{"weir_condition_errors_total", []string{"observer", "broken"}, 1},
 		{"weir_condition_errors_total", []string{"observer", "large"}, 0},
+		{"weir_misses_total", []string{"observer", "large"}, 1}, // not those of another entity
+		{"weir_misses_total", []string{"observer", "broken"}, 1},
+		{"weir_misses_total", []string{"observer", "everything"}, 0},
+		{"weir_events_total", nil, 3},
 		{"weir_unmatched_total", nil, 0},
 	} {
 		if got := r.metric(m.name, m.labels...); got != m.want {

@@ -85,6 +85,7 @@ type Queue struct {
 	client  *river.Client[pgx.Tx]
 	rescuer *rescuer
 	lease   *lease.Lease
+	gauges  *gauges
 	log     *slog.Logger
 	working atomic.Bool
 
@@ -117,6 +118,7 @@ func New(o Options) (*Queue, error) {
 	q.unreleased.Store(true)
 	m := newMetrics(o.Registerer)
 	m.expect(o.Observers)
+	q.gauges = newGauges(o.Pool, o.ClientID, q.producers.names, q.log, o.Registerer)
 	q.turns = newTurns(o.Pool, &q.set, q.log)
 	q.runner = &runner{
 		pool: o.Pool, functions: o.Functions, lease: o.Lease, index: o.Index, set: &q.set, turns: q.turns, metrics: m, log: q.log,
@@ -212,6 +214,8 @@ func (q *Queue) Run(ctx context.Context) error {
 	}
 	defer q.working.Store(false)
 	stopCalling := q.turns.start(context.WithoutCancel(ctx), q.client)
+	stopCounting := q.gauges.start(context.WithoutCancel(ctx), q.client)
+	defer stopCounting()
 	stopForgetting := q.runner.made.start(context.WithoutCancel(ctx), q.client)
 	defer stopForgetting()
 	defer stopCalling() // when River has stopped: what ends until then has successors, too

@@ -30,11 +30,14 @@ func isSuccess(outcome string) bool {
 }
 
 type metrics struct {
+	events     prometheus.Counter
 	matches    *prometheus.CounterVec
+	misses     *prometheus.CounterVec
 	condErrors *prometheus.CounterVec
 	unmatched  prometheus.Counter
 	deliveries *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
+	attempts   *prometheus.HistogramVec
 	queueWait  *prometheus.HistogramVec
 	latency    *prometheus.HistogramVec
 	alerts     *prometheus.CounterVec
@@ -57,6 +60,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m := &metrics{
 		matches: counter("weir_matches_total", "Events that an observer matched.", "observer"),
+		events: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_events_total", Help: "Events that were held against the observers.",
+		}),
+		misses: counter("weir_misses_total",
+			"Events of the entity and the types that an observer wants, for which its condition was false.", "observer"),
 		condErrors: counter("weir_condition_errors_total",
 			"Events for which an observer's condition failed; each is a dead letter.", "observer"),
 		unmatched: prometheus.NewCounter(prometheus.CounterOpts{
@@ -65,6 +73,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		deliveries: counter("weir_deliveries_total",
 			"Attempts of deliveries, by how they ended.", "observer", "action_type", "outcome"),
 		duration: histogram("weir_delivery_duration_seconds", "Duration of one attempt of an action.", "action_type"),
+		attempts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "weir_delivery_attempts",
+			Help:    "Attempts that deliveries had used when they had ended, with success or for good.",
+			Buckets: []float64{1, 2, 3, 4, 5, 7, 10, 15, 22, 50},
+		}, []string{"action_type"}),
 		queueWait: histogram("weir_delivery_queue_wait_seconds",
 			"Time from when a delivery was due to the start of its attempt.", "action_type"),
 		latency: histogram("weir_commit_to_delivery_seconds",
@@ -89,8 +102,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, result := range []string{lookupNew, lookupBusy, lookupDuplicate, lookupRepeat, lookupUnavailable} {
 		m.dedup.WithLabelValues(result)
 	}
-	reg.MustRegister(m.dedup, m.matches, m.condErrors, m.unmatched, m.deliveries, m.duration, m.queueWait, m.latency, m.alerts,
-		m.rescued, m.moved, m.partitions, m.dead)
+	reg.MustRegister(m.dedup, m.events, m.matches, m.misses, m.condErrors, m.unmatched, m.deliveries, m.duration, m.attempts,
+		m.queueWait, m.latency, m.alerts, m.rescued, m.moved, m.partitions, m.dead)
 	return m
 }
 
@@ -98,6 +111,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 func (m *metrics) expect(set *observer.Set) {
 	for _, b := range set.All() {
 		m.matches.WithLabelValues(b.Observer)
+		m.misses.WithLabelValues(b.Observer)
 		m.condErrors.WithLabelValues(b.Observer)
 		m.alerts.WithLabelValues(b.Observer)
 		m.dead.WithLabelValues(b.Observer)

@@ -44,6 +44,11 @@ type producers struct {
 // want says what is to be served from now on; adjust does it.
 func (p *producers) want(byQueue map[string]place) { p.wanted.Store(&byQueue) }
 
+// names are those of the queues that are wanted, and of our own but for housekeeping's.
+func (p *producers) names() []string {
+	return append(slices.Collect(maps.Keys(*p.wanted.Load())), queueChange, KindDocument)
+}
+
 // first are the queues that River's client begins with. Those of endpoints follow: which of them may be called is in the
 // database.
 func (p *producers) first() map[string]river.QueueConfig {

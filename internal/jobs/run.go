@@ -160,6 +160,9 @@ func (r *runner) conclude(next step) step {
 		how, verb := r.judge(ctx, d, err)
 		d.how, d.failure = how, err
 		r.metrics.deliveries.WithLabelValues(d.args.Observer, d.bound.Action.Type(), how).Inc()
+		if isSuccess(how) || how == dead || how == dropped {
+			r.metrics.attempts.WithLabelValues(d.bound.Action.Type()).Observe(float64(d.job.Attempt))
+		}
 		d.out.DurationMS = time.Since(d.began).Milliseconds()
 		if recErr := river.RecordOutput(ctx, output{Result: how, Outcome: d.out}); recErr != nil {
 			r.log.Error("outcome not recorded", append(d.attrs(), "error", recErr)...)

@@ -5,6 +5,7 @@ package observer
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -125,6 +126,25 @@ type Matched struct {
 	Deliveries []*Bound
 	// Errors are the conditions that failed: neither a match nor none, but a dead letter with the reason.
 	Errors []ConditionError
+
+	candidates []*compiled // that were asked; shared
+}
+
+// Misses are the observers, by name, that want events of this entity and type and whose condition was false.
+func (m Matched) Misses() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		deliveries, failed := m.Deliveries, m.Errors
+		for _, o := range m.candidates {
+			switch {
+			case len(failed) > 0 && failed[0].Observer == o.name:
+				failed = failed[1:]
+			case len(deliveries) > 0 && deliveries[0].Observer == o.name:
+				deliveries = deliveries[len(o.bound):]
+			case !yield(o.name):
+				return
+			}
+		}
+	}
 }
 
 // ConditionError says that an observer's condition could not be evaluated for an event.
@@ -144,8 +164,8 @@ func (e ConditionError) Unwrap() error { return e.Err }
 // Match evaluates the observers that may match the event; env is the event's. It allocates nothing for an event that
 // no observer or exactly one matches.
 func (s *Set) Match(env *rule.Env, e *event.Event) Matched {
-	var m Matched
-	for _, o := range s.of(e) {
+	m := Matched{candidates: s.of(e)}
+	for _, o := range m.candidates {
 		ok, err := o.holds(env)
 		switch {
 		case err != nil:

@@ -102,6 +102,13 @@ func TestMatch(t *testing.T) {
 					t.Errorf("error %v: want the observer and a reason", e)
 				}
 			}
+			missed := ""
+			if tt.name == "condition false" {
+				missed = "shipped"
+			}
+			if got := strings.Join(slices.Collect(m.Misses()), " "); got != missed {
+				t.Errorf("missed by %q, want %q", got, missed)
+			}
 			if got := strings.Join(failed, " "); got != tt.failed {
 				t.Errorf("condition errors of %q, want %q", got, tt.failed)
 			}

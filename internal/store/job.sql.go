@@ -263,6 +263,24 @@ func (q *Queries) JobsOfEvent(ctx context.Context, db DBTX, eventID string) ([]J
 	return items, nil
 }
 
+const leaderAndWorkers = `-- name: LeaderAndWorkers :one
+SELECT EXISTS (SELECT FROM weir.river_leader WHERE leader_id = $1 AND expires_at >= now()) AS leads,
+       (SELECT count(*) FROM weir.worker) AS workers
+`
+
+type LeaderAndWorkersRow struct {
+	Leads   bool
+	Workers int64
+}
+
+// LeaderAndWorkers says whether a client is River's leader, and how many workers hold a lease.
+func (q *Queries) LeaderAndWorkers(ctx context.Context, db DBTX, clientID string) (LeaderAndWorkersRow, error) {
+	row := db.QueryRow(ctx, leaderAndWorkers, clientID)
+	var i LeaderAndWorkersRow
+	err := row.Scan(&i.Leads, &i.Workers)
+	return i, err
+}
+
 const listDeadLetters = `-- name: ListDeadLetters :many
 SELECT id, kind, queue, state, attempt, max_attempts, created_at, attempted_at, finalized_at, args, metadata, errors, observer, action, last_error
 FROM weir.dead_letter
@@ -430,6 +448,63 @@ FROM unnest($1::text[]) AS queue
 func (q *Queries) NotifyQueues(ctx context.Context, db DBTX, queues []string) error {
 	_, err := db.Exec(ctx, notifyQueues, queues)
 	return err
+}
+
+const queueDepths = `-- name: QueueDepths :many
+WITH RECURSIVE found AS (
+    SELECT s.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = s.state ORDER BY j.queue LIMIT 1) AS queue
+    FROM unnest(ARRAY['available', 'pending', 'retryable', 'running', 'scheduled']::weir.river_job_state[]) AS s(state)
+    UNION ALL
+    SELECT f.state, (SELECT j.queue FROM weir.river_job j WHERE j.state = f.state AND j.queue > f.queue ORDER BY j.queue LIMIT 1)
+    FROM found f WHERE f.queue IS NOT NULL
+)
+SELECT f.queue::text AS queue, f.state::text AS state,
+       (SELECT count(*) FROM (
+            SELECT FROM weir.river_job j WHERE j.state = f.state AND j.queue = f.queue LIMIT $1::integer) counted) AS jobs,
+       (SELECT coalesce(extract(epoch FROM now() - min(first.scheduled_at)), 0)
+        FROM generate_series(1, 4) AS p(priority)
+        CROSS JOIN LATERAL (
+            SELECT j.scheduled_at FROM weir.river_job j
+            WHERE f.state = 'available' AND j.state = 'available' AND j.queue = f.queue AND j.priority = p.priority
+            ORDER BY j.scheduled_at LIMIT 1) first)::double precision AS oldest_seconds
+FROM found f
+WHERE f.queue IS NOT NULL AND f.queue <> 'weir_housekeeping'
+ORDER BY 1, 2
+`
+
+type QueueDepthsRow struct {
+	Queue         string
+	State         string
+	Jobs          int64
+	OldestSeconds float64
+}
+
+// QueueDepths counts the unfinished jobs but for housekeeping's by queue and state, up to a number that bounds what it costs, and
+// says for how long the oldest available one of a queue could have been started. It leaps from name to name in the index on
+// which River fetches.
+func (q *Queries) QueueDepths(ctx context.Context, db DBTX, most int32) ([]QueueDepthsRow, error) {
+	rows, err := db.Query(ctx, queueDepths, most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []QueueDepthsRow{}
+	for rows.Next() {
+		var i QueueDepthsRow
+		if err := rows.Scan(
+			&i.Queue,
+			&i.State,
+			&i.Jobs,
+			&i.OldestSeconds,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const queueStats = `-- name: QueueStats :many

@@ -231,7 +231,7 @@ func TestHistoryOfConflicts(t *testing.T) {
 	r, server := newRig(t), postgres.Elasticsearch(t)
 	installation := historyName()
 	today := server + "/weir-history-" + installation + "-" + time.Now().UTC().Format("2006.01.02")
-	r.started(fmt.Sprintf(`
+	run := r.started(fmt.Sprintf(`
 installation: %s
 elasticsearch: {urls: [%q]}
 history: {store: both}
@@ -251,6 +251,9 @@ observers:
 	r.await("dead letters that say why", func() bool { return r.jobs(told) == strconv.Itoa(2*conflicts) })
 	if n := r.jobs("kind = 'weir_document'"); n != strconv.Itoa(2*conflicts) {
 		t.Errorf("%s documents were refused, want %d", n, 2*conflicts)
+	}
+	if n := run.metric(t, "weir_history_refused_total", `store="elasticsearch"`); n < 2*conflicts {
+		t.Errorf("weir_history_refused_total is %v, want %d or more", n, 2*conflicts)
 	}
 	if got := len(r.documented()); got != 2*(1+events) {
 		t.Errorf("PostgreSQL holds %d documents, want %d", got, 2*(1+events))

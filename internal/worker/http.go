@@ -111,6 +111,15 @@ func (h *health) readiness() Readiness {
 	return r
 }
 
+func (h *health) ready() float64 {
+	if h.readiness().Ready {
+		return 1
+	}
+	return 0
+}
+
+func (h *health) troubles() float64 { return float64(len(h.readiness().Degraded)) }
+
 // ServeHTTP answers a probe.
 func (h *health) ServeHTTP(rw http.ResponseWriter, _ *http.Request) {
 	r := h.readiness()

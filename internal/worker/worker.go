@@ -58,7 +58,8 @@ type Worker struct {
 	registry *prometheus.Registry
 	reloads  reloadMetrics
 	spans    *telemetry.Metrics
-	tracer   trace.Tracer // nil: no traces
+	tracer   trace.Tracer       // nil: no traces
+	losses   prometheus.Counter // of the lease
 	force    inForce
 	health   health
 	remains  sync.WaitGroup // what goes on for a while of lives that are over; they can do nothing any more
@@ -71,7 +72,18 @@ func New(cfg *config.Config, opts Options) *Worker {
 	w.health.degraded = w.force.degraded
 	w.reloads = newReloadMetrics(w.registry)
 	w.spans = telemetry.NewMetrics(w.registry)
+	w.losses = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "weir_lease_losses_total", Help: "Times that this worker had lost its lease and began anew under another client id.",
+	})
 	w.registry.MustRegister(
+		w.losses,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "weir_ready", Help: "1 while /readyz says that this worker is ready, else 0.",
+		}, w.health.ready),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "weir_degraded", Help: "How many things are not as they should be and do not keep this worker from working: " +
+				"the lines of degraded in /readyz.",
+		}, w.health.troubles),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -116,6 +128,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		case ctx.Err() != nil:
 			return nil
 		}
+		w.losses.Inc()
 		w.log.Warn("this worker begins anew under another client id", "error", err)
 		if time.Since(began) < shortLife { // an address that leads now here, now there
 			select {
