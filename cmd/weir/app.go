@@ -89,6 +89,7 @@ func (a *app) exitCode(err error) int {
 		connect    *pgconn.ConnectError
 		redis      *redisError
 		elastic    *elasticError
+		unheard    *scrapeError
 	)
 	switch {
 	case !a.started, errors.As(err, &usage):
@@ -97,7 +98,8 @@ func (a *app) exitCode(err error) int {
 		return exitGap
 	case errors.As(err, &wrong), errors.As(err, &invalid):
 		return exitConfiguration
-	case errors.As(err, &connection), errors.As(err, &connect), errors.As(err, &redis), errors.As(err, &elastic):
+	case errors.As(err, &connection), errors.As(err, &connect), errors.As(err, &redis), errors.As(err, &elastic),
+		errors.As(err, &unheard):
 		return exitConnection
 	default:
 		return exitFailed

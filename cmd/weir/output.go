@@ -116,6 +116,9 @@ func (t *table) write(a *app, w io.Writer) {
 	var widths []int
 	for _, row := range rows {
 		for i, f := range row {
+			if i == len(row)-1 {
+				break // nothing is aligned behind it
+			}
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}

@@ -44,6 +44,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newPauseCommand(a),
 		newResumeCommand(a),
 		newCacheCommand(a),
+		newMetricsCommand(a),
 		newDemoCommand(a),
 		newVersionCommand(a),
 	)
