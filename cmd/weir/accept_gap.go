@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -48,10 +47,10 @@ func (a *app) acceptGap(ctx context.Context, how gapFlags) error {
 			return wrongUse("--snapshot: there is no table to read again, which is one of source.tables with snapshot: true")
 		}
 		if gap.Problem == "" || how.dryRun {
-			return a.print(gap, func(w io.Writer) { writeGap(w, gap) })
+			return a.print(gap, func(w io.Writer) { a.writeGap(w, gap) })
 		}
 		if !how.yes {
-			writeGap(a.stderr, gap)
+			a.writeGap(a.stderr, gap)
 			if err := a.confirm(ctx, false, "go on without these changes"); err != nil {
 				return err
 			}
@@ -61,30 +60,30 @@ func (a *app) acceptGap(ctx context.Context, how gapFlags) error {
 		}
 		return a.print(gap, func(w io.Writer) {
 			if how.yes {
-				writeGap(w, gap)
+				a.writeGap(w, gap)
 			}
 			if gap.Snapshots > 0 {
-				fmt.Fprintf(w, "%s will be read again.\n", count(gap.Snapshots, "table"))
+				a.sayf(w, "%s will be read again.\n", count(gap.Snapshots, "table"))
 			}
-			fmt.Fprintln(w, "The gap is accepted: workers recover what the change log holds, and go on.")
+			a.sayf(w, "The gap is accepted: workers recover what the change log holds, and go on.\n")
 		})
 	})
 }
 
-func writeGap(w io.Writer, gap *ops.Gap) {
+func (a *app) writeGap(w io.Writer, gap *ops.Gap) {
 	if gap.Problem == "" {
-		fmt.Fprintln(w, "there is no gap")
+		a.sayf(w, "there is no gap\n")
 		return
 	}
-	fmt.Fprintf(w, "Nothing is captured: %s.\n", gap.Problem)
+	a.sayf(w, "Nothing is captured: %s.\n", gap.Problem)
 	if since := time.Time(gap.Since); since.IsZero() {
-		fmt.Fprintln(w, "Changes of tables, and messages, that were committed until workers go on may be missing.")
+		a.sayf(w, "Changes of tables, and messages, that were committed until workers go on may be missing.\n")
 	} else {
-		fmt.Fprintf(w, "Changes of tables, and messages, that were committed after %s, until workers go on, may be missing.\n",
+		a.sayf(w, "Changes of tables, and messages, that were committed after %s, until workers go on, may be missing.\n",
 			since.UTC().Format(time.RFC3339))
 	}
-	fmt.Fprintf(w, "Found %s.\n", time.Time(gap.FoundAt).UTC().Format(time.RFC3339))
+	a.sayf(w, "Found %s.\n", time.Time(gap.FoundAt).UTC().Format(time.RFC3339))
 	if len(gap.Tables) > 0 {
-		fmt.Fprintf(w, "Tables that --snapshot reads again: %s.\n", strings.Join(gap.Tables, ", "))
+		a.sayf(w, "Tables that --snapshot reads again: %s.\n", strings.Join(gap.Tables, ", "))
 	}
 }

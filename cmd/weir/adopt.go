@@ -104,20 +104,20 @@ func (a *app) writePlan(w io.Writer, plan *ops.Adoption, oneDatabase bool) {
 	switch {
 	case plan.Problem != "":
 	case plan.Gap != "":
-		fmt.Fprintf(w, "nothing to adopt: the checkpoint belongs to this source, but changes are missing: %s.\n"+
+		a.sayf(w, "nothing to adopt: the checkpoint belongs to this source, but changes are missing: %s.\n"+
 			"To go on: weir accept-gap\n", plan.Gap)
 		return
 	case plan.Recovers != "":
-		fmt.Fprintf(w, "nothing to adopt: a worker recovers by itself, from the change log: %s.\n", plan.Recovers)
+		a.sayf(w, "nothing to adopt: a worker recovers by itself, from the change log: %s.\n", plan.Recovers)
 		return
 	case plan.Checkpoint == nil:
-		fmt.Fprintln(w, "nothing to adopt: there is no checkpoint yet, a worker makes it")
+		a.sayf(w, "nothing to adopt: there is no checkpoint yet, a worker makes it\n")
 		return
 	default:
-		fmt.Fprintln(w, "nothing to adopt: workers start from the checkpoint as it is")
+		a.sayf(w, "nothing to adopt: workers start from the checkpoint as it is\n")
 		return
 	}
-	fmt.Fprintf(w, "A worker refuses: %s.\n\n", plan.Problem)
+	a.sayf(w, "A worker refuses: %s.\n\n", plan.Problem)
 	a.writePlaces(w, plan)
 	fmt.Fprintln(w)
 	a.writeActs(w, plan)
@@ -133,18 +133,18 @@ func (a *app) writeActs(w io.Writer, plan *ops.Adoption) {
 	}
 	switch plan.Slot {
 	case capture.CreateSlot:
-		fmt.Fprintf(w, "%s slot %s.\n", done("It makes", "Made"), plan.Present.Slot)
+		a.sayf(w, "%s slot %s.\n", done("It makes", "Made"), plan.Present.Slot)
 	case capture.RecreateSlot:
-		fmt.Fprintf(w, "%s slot %s again; what it still held is not delivered.\n",
+		a.sayf(w, "%s slot %s again; what it still held is not delivered.\n",
 			done("It drops and makes", "Dropped and made"), plan.Present.Slot)
 	case capture.KeepSlot:
 	}
 	if plan.Restored {
-		fmt.Fprintf(w, "Slot %s is kept: workers deliver all that was committed here since %s, a restore's rows included. Rows that\n"+
+		a.sayf(w, "Slot %s is kept: workers deliver all that was committed here since %s, a restore's rows included. Rows that\n"+
 			"weir.event has already become dead letters.\n", plan.Present.Slot, plan.Present.LSN)
 	}
 	if plan.Unfinished > 0 {
-		fmt.Fprintf(w, "%s, %s.\n", count(plan.Unfinished, "unfinished delivery"), unfinishedText(plan))
+		a.sayf(w, "%s, %s.\n", count(plan.Unfinished, "unfinished delivery"), unfinishedText(plan))
 	}
 }
 
@@ -204,21 +204,21 @@ func timeline(p capture.Place) string {
 // writeMissing names what will not be delivered.
 func (a *app) writeMissing(w io.Writer, plan *ops.Adoption, oneDatabase bool) {
 	if plan.Continuous {
-		fmt.Fprintln(w, "No change is left out.")
+		a.sayf(w, "No change is left out.\n")
 		return
 	}
 	since := time.Time(plan.Since).UTC().Format(time.RFC3339)
 	switch lsn := plan.Present.LSN; {
 	case time.Time(plan.Since).IsZero():
-		fmt.Fprintln(w, "Changes that were committed until now may be missing.")
+		a.sayf(w, "Changes that were committed until now may be missing.\n")
 	case lsn == nil || plan.Slot != capture.KeepSlot:
-		fmt.Fprintf(w, "Changes that were committed between %s and now may be missing.\n", since)
+		a.sayf(w, "Changes that were committed between %s and now may be missing.\n", since)
 	case plan.Checkpoint != nil && *lsn == *plan.Checkpoint.LSN:
-		fmt.Fprintf(w, "Changes that the server before this one committed last, about %s, may be missing here or be others.\n", since)
+		a.sayf(w, "Changes that the server before this one committed last, about %s, may be missing here or be others.\n", since)
 	default:
-		fmt.Fprintf(w, "Changes that were committed after %s and before position %s may be missing.\n", since, lsn)
+		a.sayf(w, "Changes that were committed after %s and before position %s may be missing.\n", since, lsn)
 	}
 	if query := plan.MissingChanges(); query != "" && oneDatabase {
-		fmt.Fprintf(w, "Look for them: %s\n", query)
+		fmt.Fprintf(w, "Look for them: %s\n", query) // not wrapped: it is to be copied
 	}
 }

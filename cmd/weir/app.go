@@ -29,6 +29,7 @@ type environment struct {
 	lookup         func(name string) (string, bool)
 	interactive    bool // somebody can be asked
 	terminal       bool // stdout is one, so colors may be used
+	columns        int  // of the terminal; 0: not known
 }
 
 // app is one call of the program.

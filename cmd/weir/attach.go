@@ -24,7 +24,7 @@ func newAttachCommand(a *app) *cobra.Command {
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "attach TABLE --entity TYPE",
-		Short: "Have triggers log the changes of a table that the application does not log itself",
+		Short: "Have triggers log the changes of a table",
 		Long: `Make triggers on a table of the source database that write the change log: a row for each row that an INSERT, UPDATE or
 DELETE has changed, and a CUSTOM row for a TRUNCATE. What the application logs itself is left alone in transactions that say
 SET LOCAL fraiseql.cdc_mediated = 'on'.
@@ -158,8 +158,8 @@ func (a *app) writeAttached(w io.Writer, p *capture.Attached) {
 	t.add(c("  triggers"), c(strings.Join(p.Triggers, ", ")))
 	t.add(c("  function"), c(p.Function))
 	t.write(a, w)
-	fmt.Fprintln(w, "To check: change a row of it, then weir debug-event --last 1 while a worker runs. "+
-		"weir doctor lists what is attached.")
+	a.sayf(w, "To check: change a row of it, then weir debug-event --last 1 while a worker runs. "+
+		"weir doctor lists what is attached.\n")
 }
 
 func (a *app) detach(ctx context.Context, name string, wait time.Duration, dryRun bool) error {
@@ -180,7 +180,7 @@ func (a *app) detach(ctx context.Context, name string, wait time.Duration, dryRu
 			case !plan.Done:
 				fmt.Fprintln(w, plan.SQL)
 			default:
-				fmt.Fprintf(w, "detached %s: removed %s\n", plan.Table, strings.Join(plan.Triggers, ", "))
+				a.sayf(w, "detached %s: removed %s\n", plan.Table, strings.Join(plan.Triggers, ", "))
 				for _, f := range plan.Functions {
 					fmt.Fprintf(w, "removed function %s, which no table uses any more\n", f)
 				}

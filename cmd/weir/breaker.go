@@ -44,7 +44,7 @@ func (a *app) withBreakers(
 func newBreakerListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "List the circuit breakers of all endpoints, and the actions that are gone",
+		Short: "List all circuit breakers, and the actions that are gone",
 		Args:  noArguments,
 		RunE: a.does(func(ctx context.Context, _ []string) error {
 			return a.withBreakers(ctx, func(conn *pgx.Conn) (ops.Breakers, error) { return ops.ReadBreakers(ctx, conn) }, a.writeBreakers)
@@ -86,7 +86,7 @@ func newBreakerCloseCommand(a *app) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use:   "close ENDPOINT | OBSERVER/ACTION",
-		Short: "Let deliveries to an endpoint go, or those of an action that was gone",
+		Short: "Let deliveries to an endpoint, or of an action, go on",
 		Args:  cobra.ExactArgs(1),
 		RunE: a.does(func(ctx context.Context, args []string) error {
 			return a.withBreakers(ctx, func(conn *pgx.Conn) (ops.Breakers, error) {
@@ -136,13 +136,16 @@ func (a *app) writeBreakers(w io.Writer, b ops.Breakers) {
 	if len(b.Endpoints) == 0 {
 		fmt.Fprintln(w, "no endpoints: no worker has started yet with a configuration that goes anywhere")
 	} else {
-		t := table{header: []string{"ENDPOINT", "BREAKER", "SINCE", "FOR", "BY", "REASON"}}
+		t := table{header: []string{"ENDPOINT", "BREAKER", "SINCE", "FOR"}}
 		for _, one := range b.Endpoints {
 			since := ago(now, one.Since)
 			if one.By == "" {
 				since = "-" // since its row was made: nobody's business
 			}
-			t.add(c(one.Endpoint), breakerCell(one), c(since), c(untilText(one, now)), c(orDash(one.By)), c(short(one.Reason, 80)))
+			t.add(c(one.Endpoint), breakerCell(one), c(since), c(untilText(one, now)))
+			if why := whyText(one); why != "" {
+				t.detail(dim, why)
+			}
 		}
 		t.write(a, w)
 	}
@@ -155,7 +158,20 @@ func (a *app) writeBreakers(w io.Writer, b ops.Breakers) {
 		t.add(cell{g.Name(), red}, c(ago(now, g.Since)))
 	}
 	t.write(a, w)
-	fmt.Fprintln(w, "\nTheir targets answered 410 Gone: give them other URLs, or: weir breaker close OBSERVER/ACTION")
+	fmt.Fprintln(w)
+	a.sayf(w, "Their targets answered 410 Gone: give them other URLs, or: weir breaker close OBSERVER/ACTION")
+}
+
+// whyText says who put a breaker into its state, and why.
+func whyText(b ops.Breaker) string {
+	switch reason := short(b.Reason, errorLength); {
+	case b.By == "":
+		return reason
+	case reason == "":
+		return "by " + b.By
+	default:
+		return "by " + b.By + ": " + reason
+	}
 }
 
 func breakerCell(b ops.Breaker) cell {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -89,16 +88,18 @@ func newCacheStatsCommand(a *app) *cobra.Command {
 
 func (a *app) writeCache(w io.Writer, found ops.ResultCache) {
 	fmt.Fprintf(w, "%s in Redis\n\n", count(found.Results, "result"))
-	t := table{header: []string{"WORKER", "HIT RATE", "FROM MEMORY", "FROM REDIS", "MISSES", "WITHOUT", "IN MEMORY", "BYTES"}}
+	t := table{header: []string{"WORKER", "HIT RATE"}}
 	for _, one := range found.Workers {
 		s := one.Stats
 		if s == nil {
-			t.add(c(one.ClientID), c("-"), c("-"), c("-"), c("-"), c("-"), c("-"), c("-"))
+			t.add(c(one.ClientID), c("-"))
+			t.detail(dim, "it has looked nothing up yet, or cannot reach Redis")
 			continue
 		}
-		number := func(n int64) cell { return c(strconv.FormatInt(n, 10)) }
-		t.add(c(one.ClientID), c(hitRate(s)), number(s.HitsMemory), number(s.HitsRedis), number(s.Misses), number(s.Away),
-			number(int64(s.Entries)), number(int64(s.Bytes)))
+		t.add(c(one.ClientID), c(hitRate(s)))
+		t.detail(plain, fmt.Sprintf("found: %d in its memory, %d in Redis; missed: %d; Redis was away: %d", s.HitsMemory, s.HitsRedis,
+			s.Misses, s.Away))
+		t.detail(plain, fmt.Sprintf("its memory holds %s, %s", count(int64(s.Entries), "result"), size(int64(s.Bytes))))
 	}
 	t.write(a, w)
 }

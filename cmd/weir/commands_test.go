@@ -184,7 +184,7 @@ func TestDiagnosisOnOneLine(t *testing.T) {
 	(&app{flags: globalFlags{noColor: true}, environment: environment{lookup: os.LookupEnv}}).writeDiagnosis(&out, &ops.Diagnosis{Findings: []ops.Finding{{
 		Check: "checkpoint", Level: ops.LevelError, Problem: "failed to connect:\n\tone\n\ttwo", Mend: "-- let it be",
 	}}})
-	const want = "ERROR  checkpoint  failed to connect: one two\n                   to mend it: let it be\n"
+	const want = "ERROR  checkpoint  failed to connect: one two\n  to mend it: let it be\n"
 	if !strings.HasPrefix(out.String(), want) {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}

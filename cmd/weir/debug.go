@@ -27,7 +27,7 @@ func newDebugCommand(a *app) *cobra.Command {
 	var only string
 	cmd := &cobra.Command{
 		Use:   "debug-event ID | --last N",
-		Short: "Show an event, what each observer makes of it, and its deliveries",
+		Short: "Show an event, who matches it, and its deliveries",
 		Long: `Show an event, for each observer of the configuration whether it matches or which part of its condition is false, and
 what became of each delivery. Without a configuration file only the deliveries are shown. -v adds every attempt that failed.`,
 		Example: "  weir debug-event 0190a0c2-7f0e-7c3a-8a52-3f2d1f0c9b11\n  weir debug-event --last 3 --observer order-shipped",
@@ -188,18 +188,19 @@ func (a *app) writeReport(w io.Writer, r ops.EventReport) {
 		fmt.Fprintln(w, "  no deliveries (those that ended well are removed after a while)")
 		return
 	}
-	t := table{header: []string{"  JOB", "OBSERVER/ACTION", "STATE", "ATTEMPT", "OUTCOME", "NEXT", "ERROR"}}
+	t := table{header: []string{"  JOB", "OBSERVER/ACTION", "STATE", "ATTEMPT", "OUTCOME"}}
 	for _, d := range r.Deliveries {
-		next := "-"
-		if d.NextAttemptAt != (event.Time{}) {
-			next = ago(now, d.NextAttemptAt)
-		}
 		job := fmt.Sprint(d.JobID)
 		if d.Moved {
 			job = "moved" // to weir.outcome: there is no such job any more
 		}
-		t.add(c("  "+job), c(name(d)+again(d)), stateCell(d), c(attempts(d)), c(outcomeText(d.Outcome)), c(next),
-			c(orDash(short(lastError(d), 100))))
+		t.add(c("  "+job), c(name(d)+again(d)), stateCell(d), c(attempts(d)), c(outcomeText(d.Outcome)))
+		if text := lastError(d); text != "" {
+			t.detail(dim, short(text, errorLength))
+		}
+		if d.NextAttemptAt != (event.Time{}) {
+			t.detail(plain, "next attempt "+ago(now, d.NextAttemptAt))
+		}
 	}
 	t.write(a, w)
 	if a.flags.verbose {
@@ -233,10 +234,11 @@ func lastError(d ops.Delivery) string {
 
 // writeErrors tells of every attempt that failed, also of those before a success.
 func (a *app) writeErrors(w io.Writer, deliveries []ops.Delivery) {
-	t := table{header: []string{"  OBSERVER/ACTION", "ATTEMPT", "FAILED", "ERROR"}}
+	t := table{header: []string{"  OBSERVER/ACTION", "ATTEMPT", "FAILED"}}
 	for _, d := range deliveries {
 		for _, e := range d.Errors {
-			t.add(c("  "+name(d)), c(fmt.Sprint(e.Attempt)), c(ago(time.Now(), e.At)), c(e.Error))
+			t.add(c("  "+name(d)), c(fmt.Sprint(e.Attempt)), c(ago(time.Now(), e.At)))
+			t.detail(dim, oneLine(e.Error))
 		}
 	}
 	if len(t.rows) > 0 {

@@ -14,6 +14,9 @@ import (
 	"github.com/fraiseql/weir/internal/ops"
 )
 
+// errorLength is how much of an error a list shows; weir dlq show has all of it.
+const errorLength = 200
+
 func (a *app) writePage(w io.Writer, page ops.DeadLetterPage, filtered bool) {
 	if len(page.DeadLetters) == 0 {
 		if filtered {
@@ -24,10 +27,11 @@ func (a *app) writePage(w io.Writer, page ops.DeadLetterPage, filtered bool) {
 		return
 	}
 	now := time.Now()
-	t := table{header: []string{"ID", "OBSERVER/ACTION", "EVENT", "FAILED", "ATTEMPTS", "REASON", "ERROR"}}
+	t := table{header: []string{"ID", "OBSERVER/ACTION", "FAILED", "ATTEMPTS"}}
 	for _, d := range page.DeadLetters {
-		t.add(c(strconv.FormatInt(d.JobID, 10)), c(name(d)), c(eventText(d)), c(ago(now, d.FinalizedAt)), c(attempts(d)),
-			c(d.Reason), c(short(d.LastError, 100)))
+		t.add(c(strconv.FormatInt(d.JobID, 10)), c(name(d)), c(ago(now, d.FinalizedAt)), c(attempts(d)))
+		t.detail(plain, eventText(d))
+		t.detail(dim, d.Reason+": "+short(d.LastError, errorLength))
 	}
 	t.write(a, w)
 	if page.After != 0 {
@@ -79,10 +83,13 @@ func (a *app) writeStats(w io.Writer, stats ops.DeadLetterStats) {
 		return
 	}
 	now := time.Now()
-	t := table{header: []string{"OBSERVER", "ACTION", "REASON", "COUNT", "OLDEST", "NEWEST"}}
+	t := table{header: []string{"COUNT", "OBSERVER/ACTION", "REASON", "NEWEST"}}
 	for _, g := range stats.Groups {
-		t.add(c(cmp.Or(g.Observer, noObserver)), c(orDash(g.Action)), c(g.Reason), c(strconv.FormatInt(g.Count, 10)),
-			c(ago(now, g.Oldest)), c(ago(now, g.Newest)))
+		t.add(c(strconv.FormatInt(g.Count, 10)), c(name(ops.Delivery{Observer: g.Observer, Action: g.Action})), c(g.Reason),
+			c(ago(now, g.Newest)))
+		if g.Count > 1 {
+			t.detail(dim, "the oldest "+ago(now, g.Oldest))
+		}
 	}
 	t.write(a, w)
 	fmt.Fprintf(w, "\n%s\n", count(stats.Total, "dead letter"))

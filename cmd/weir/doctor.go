@@ -86,9 +86,9 @@ func (a *app) writeDiagnosis(w io.Writer, d *ops.Diagnosis) {
 	for _, f := range d.Findings {
 		counts[f.Level]++
 		t.add(marks[f.Level], c(f.Check), c(oneLine(f.Problem)))
-		lead := "to mend it: "
+		lead := "  to mend it: "
 		for line := range strings.Lines(strings.TrimPrefix(f.Mend, "-- ")) {
-			t.add(c(""), c(""), c(lead+strings.TrimRight(line, "\n")))
+			t.add(cell{lead + strings.TrimRight(line, "\n"), quoted})
 			lead = strings.Repeat(" ", len(lead))
 		}
 	}

@@ -217,7 +217,7 @@ func (a *app) writeRemains(w io.Writer, said forgotten) {
 	case m.AtLeast:
 		fmt.Fprintf(w, "  events of other entities that mention the id: at least %d\n", m.Events)
 	case m.Events > 0:
-		fmt.Fprintf(w, "  %s of other entities that mention the id: weir search '\"%s\"'\n", count(m.Events, "event"), said.ID)
+		a.sayf(w, "  %s of other entities that mention the id: weir search '\"%s\"'\n", count(m.Events, "event"), said.ID)
 	}
-	fmt.Fprintln(w, "  documents of search actions, and results in Redis, which end with their ttl")
+	a.sayf(w, "  documents of search actions, and results in Redis, which end with their ttl\n")
 }

@@ -23,7 +23,7 @@ func newReindexCommand(a *app) *cobra.Command {
 	var from, to, store string
 	cmd := &cobra.Command{
 		Use:   "reindex",
-		Short: "Store the history's documents again, from PostgreSQL's events and outcomes",
+		Short: "Store the history's documents again",
 		Long: `Store the documents that weir search looks into again, from the events and outcomes that PostgreSQL has: for example when
 an index of Elasticsearch is lost. Workers go on meanwhile; it may be stopped and run again.
 Documents of which PostgreSQL has no event any more stay as they are. The exit code is 1 if Elasticsearch refused documents.`,

@@ -21,9 +21,13 @@ func main() {
 	// The first signal ends the command's work, the second the process: the default is back.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
+	columns := 0
+	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
+		columns = width
+	}
 	os.Exit(run(ctx, os.Args[1:], environment{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, lookup: os.LookupEnv,
 		interactive: term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd())),
-		terminal:    term.IsTerminal(int(os.Stdout.Fd())),
+		terminal:    term.IsTerminal(int(os.Stdout.Fd())), columns: columns,
 	}))
 }

@@ -42,7 +42,7 @@ The worker is the one at http.listen of the configuration, unless --url names an
 metric means; -v shows it, too. The exit code is 4 if nobody answers.`,
 		Example: "  weir metrics\n" +
 			"  weir metrics delivery dead_letters\n" +
-			"  weir metrics --url https://weir:secret@worker-2.example.org:9464/metrics --all",
+			"  weir metrics --url https://weir:secret@worker-2.example.org/metrics --all",
 		RunE: a.does(func(ctx context.Context, args []string) error {
 			from, err := a.scrapeURL(ctx, address)
 			if err != nil {

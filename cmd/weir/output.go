@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -73,6 +74,8 @@ const (
 	red    style = "31"
 	green  style = "32"
 	yellow style = "33"
+	// quoted text is not wrapped: it is to be copied.
+	quoted style = "quoted"
 )
 
 // colored says whether colors are wanted: https://no-color.org.
@@ -82,7 +85,7 @@ func (a *app) colored() bool {
 }
 
 func (a *app) paint(s style, text string) string {
-	if s == plain || text == "" || !a.colored() {
+	if s == plain || s == quoted || text == "" || !a.colored() {
 		return text
 	}
 	return "\x1b[" + string(s) + "m" + text + "\x1b[0m"
@@ -96,13 +99,23 @@ type cell struct {
 
 func c(text string) cell { return cell{text: text} }
 
-// table aligns columns. text/tabwriter would count the colors.
+// table aligns columns; text/tabwriter would count the colors. The last cell of a row is wrapped at the terminal's width. A
+// row of one cell goes across the table.
 type table struct {
 	header []string
 	rows   [][]cell
 }
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
+
+// detail adds a line that belongs to the row before.
+func (t *table) detail(s style, text string) { t.add(cell{detailIndent + text, s}) }
+
+const (
+	detailIndent = "    "
+	// narrow is how few columns are too few to wrap a cell in: it then goes below its row.
+	narrow = 24
+)
 
 func (t *table) write(a *app, w io.Writer) {
 	rows := t.rows
@@ -113,26 +126,94 @@ func (t *table) write(a *app, w io.Writer) {
 		}
 		rows = append([][]cell{header}, rows...)
 	}
+	widths := columnWidths(rows)
+	for _, row := range rows {
+		var line strings.Builder
+		indent := 0
+		for i, f := range row[:len(row)-1] {
+			line.WriteString(a.paint(f.style, f.text))
+			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(f.text)+2))
+			indent += widths[i] + 2
+		}
+		a.writeLast(w, line.String(), indent, row[len(row)-1])
+	}
+}
+
+// columnWidths are those of all cells but the last of each row, behind which nothing is aligned.
+func columnWidths(rows [][]cell) []int {
 	var widths []int
 	for _, row := range rows {
-		for i, f := range row {
-			if i == len(row)-1 {
-				break // nothing is aligned behind it
-			}
+		for i, f := range row[:len(row)-1] {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
 			widths[i] = max(widths[i], utf8.RuneCountInString(f.text))
 		}
 	}
-	for _, row := range rows {
-		var line strings.Builder
-		for i, f := range row {
-			line.WriteString(a.paint(f.style, f.text))
-			if i < len(row)-1 {
-				line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(f.text)+2))
-			}
+	return widths
+}
+
+// writeLast ends a line that has come as far as indent.
+func (a *app) writeLast(w io.Writer, line string, indent int, last cell) {
+	text := strings.TrimLeft(last.text, " ")
+	lead := len(last.text) - len(text)
+	line, indent = line+last.text[:lead], indent+lead
+	if last.style == quoted {
+		fmt.Fprintln(w, line+text)
+		return
+	}
+	room := a.width() - indent
+	if room < narrow && shownWidth(text) > room {
+		fmt.Fprintln(w, strings.TrimRight(line, " "))
+		line, indent = detailIndent, len(detailIndent)
+		room = a.width() - indent
+	}
+	for i, part := range wrap(text, room) {
+		if i > 0 {
+			line = strings.Repeat(" ", indent)
 		}
-		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
+		fmt.Fprintln(w, strings.TrimRight(line+a.paint(last.style, part), " "))
 	}
 }
+
+// defaultWidth is how many columns text has where there is no terminal.
+const defaultWidth = 80
+
+// width is how many columns a line of text has.
+func (a *app) width() int {
+	if a.columns == 0 {
+		return defaultWidth
+	}
+	return max(a.columns, 2*narrow)
+}
+
+// sayf writes sentences, wrapped: further lines begin below the first one's text.
+func (a *app) sayf(w io.Writer, format string, args ...any) {
+	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
+		a.writeLast(w, "", 0, c(strings.TrimSuffix(line, "\n")))
+	}
+}
+
+// wrap breaks a text at blanks into lines of a width. What has none stays whole: it may have to be copied.
+func wrap(text string, width int) []string {
+	var lines []string
+	line, length := "", 0
+	for i, word := range strings.Split(text, " ") {
+		n := shownWidth(word)
+		switch {
+		case i == 0:
+			line, length = word, n
+		case length+1+n <= width:
+			line, length = line+" "+word, length+1+n
+		default:
+			lines = append(lines, line)
+			line, length = word, n
+		}
+	}
+	return append(lines, line)
+}
+
+var escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")
+
+// shownWidth is how many columns a text takes on a terminal, without the colors.
+func shownWidth(text string) int { return utf8.RuneCountInString(escapes.ReplaceAllString(text, "")) }

@@ -28,7 +28,7 @@ func newTestCommand(a *app) *cobra.Command {
 	var r rehearsed
 	cmd := &cobra.Command{
 		Use:   "test OBSERVER --event FILE | --event-id ID",
-		Short: "Show what an observer would send for an event, and send nothing",
+		Short: "Show what an observer would send for an event",
 		Long: `Show whether an observer matches an event, or which part of its condition is false, and what each of its actions would
 send: rendered, and not sent. The event is the JSON of a FILE ("-" is the standard input), with the keys that receivers see,
 of which event_type and entity_type are needed; or one that was recorded, by its ID.
@@ -36,7 +36,8 @@ of which event_type and entity_type are needed; or one that was recorded, by its
 Neither a database (but for --event-id) nor secrets are needed: what depends on a variable that is not set is shown as not
 known. The exit code is 1 when the event would make a dead letter: a condition or a template fails. No match is 0.`,
 		Example: "  weir test order-shipped --event event.json\n" +
-			`  weir test order-shipped --event - <<< '{"event_type": "INSERT", "entity_type": "Order", "data": {"total": 5}}'` + "\n" +
+			`  echo '{"event_type": "INSERT", "entity_type": "Order"}' |` + "\n" +
+			"    weir test order-shipped --event -\n" +
 			"  weir test order-shipped --event-id 0190a0c2-7f0e-7c3a-8a52-3f2d1f0c9b11",
 		Args: cobra.ExactArgs(1),
 		RunE: a.does(func(ctx context.Context, args []string) error {
@@ -195,7 +196,7 @@ func (a *app) writeRehearsal(w io.Writer, r rehearsal) {
 		fmt.Fprintf(w, "  condition: %s\n", oneLine(r.Condition))
 	}
 	if r.Reason != "" {
-		fmt.Fprintf(w, "  %s\n", visible(r.Reason))
+		a.sayf(w, "  %s\n", visible(r.Reason))
 	}
 	for _, action := range r.Actions {
 		fmt.Fprintln(w)
@@ -210,7 +211,7 @@ func (a *app) writeAction(w io.Writer, r ops.RehearsedAction) {
 	}
 	fmt.Fprintln(w, title)
 	if r.Error != "" {
-		fmt.Fprintf(w, "  %s %s\n", a.paint(red, "ERROR"), visible(r.Error))
+		a.sayf(w, "  %s %s\n", a.paint(red, "ERROR"), visible(r.Error))
 	}
 	for _, part := range r.Parts {
 		name, text := a.paint(dim, part.Name+":"), visible(part.Value)

@@ -37,9 +37,11 @@ The events are those that were recorded (weir.event). With --source change-log t
 from before the first start, which become events then. The time is the event's timestamp, the row's created_at.
 
 A replay that was interrupted goes on with --id: what it has made once it does not make again. On a terminal it asks before.`,
-		Example: "  weir replay --from 2026-01-31T12:00:00Z --to 2026-01-31T14:00:00Z --observer order-shipped --dry-run\n" +
-			"  weir replay --from 2h --entity Order --yes\n" +
-			"  weir replay --from 2025-01-01 --to 2026-01-01 --source change-log --observer search",
+		Example: "  weir replay --from 2h --entity Order --dry-run\n" +
+			"  weir replay --from 2026-01-31T12:00:00Z --to 2026-01-31T14:00:00Z \\\n" +
+			"    --observer order-shipped\n" +
+			"  weir replay --from 2025-01-01 --to 2026-01-01 --source change-log \\\n" +
+			"    --observer search",
 		Args: noArguments,
 		RunE: a.does(func(ctx context.Context, _ []string) error { return a.replay(ctx, r) }),
 	}
@@ -195,7 +197,7 @@ func (a *app) writeReplay(w io.Writer, r *ops.Replay) {
 	if r.DryRun {
 		verb, recorded = "would be made", "would be recorded as events"
 	}
-	fmt.Fprintf(w, "%s from %s to %s, %d with a delivery\n", count(r.Events, noun), r.Since, r.Until, r.Matched)
+	a.sayf(w, "%s from %s to %s, %d with a delivery\n", count(r.Events, noun), second(r.Since), second(r.Until), r.Matched)
 	if len(r.Actions) > 0 {
 		t := table{header: []string{"  OBSERVER/ACTION", "TYPE", "DELIVERIES"}}
 		for _, action := range r.Actions {
@@ -215,14 +217,14 @@ func (a *app) writeReplay(w io.Writer, r *ops.Replay) {
 		{r.Incomplete, "event", "left out, which may have lost fields to history.redact (--incomplete sends what is left)"},
 	} {
 		if line.n > 0 {
-			fmt.Fprintf(w, "%s %s\n", count(line.n, line.noun), line.text)
+			a.sayf(w, "%s %s\n", count(line.n, line.noun), line.text)
 		}
 	}
 	for _, row := range r.BadRows {
-		fmt.Fprintf(w, "  row %d: %s\n", row.PK, visible(short(row.Reason, 200)))
+		a.sayf(w, "  row %d: %s\n", row.PK, visible(short(row.Reason, 200)))
 	}
 	for _, e := range r.Errors {
-		fmt.Fprintf(w, "%s %s: the condition of %s fails: %s\n", a.paint(red, "not delivered"), count(e.Events, "event"), e.Observer,
+		a.sayf(w, "%s %s: the condition of %s fails: %s\n", a.paint(red, "not delivered"), count(e.Events, "event"), e.Observer,
 			visible(short(e.First, 200)))
 	}
 	fmt.Fprintf(w, "%s %s\n", count(r.Deliveries, "delivery"), verb)
@@ -230,6 +232,6 @@ func (a *app) writeReplay(w io.Writer, r *ops.Replay) {
 	case r.DryRun:
 		fmt.Fprintln(w, "nothing was changed")
 	case r.Deliveries > 0:
-		fmt.Fprintf(w, "Replay %s: the workers make them, after what is new. To watch: weir status, weir debug-event ID\n", r.ID)
+		a.sayf(w, "Replay %s: the workers make them, after what is new. To watch: weir status, weir debug-event ID\n", r.ID)
 	}
 }

@@ -48,6 +48,8 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newDemoCommand(a),
 		newVersionCommand(a),
 	)
+	fitHelp(root)
+	root.SetUsageTemplate(usageTemplate(root))
 	return root
 }
 

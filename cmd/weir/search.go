@@ -32,7 +32,7 @@ are one query; without any, every event that the flags let through is found. A q
 ` + index.Syntax,
 		Example: `  weir search status:shipped customer:acme --since 24h
   weir search '"acme corp" -cancelled' --entity Order --outcome dead
-  weir search --observer order-shipped --outcome dead --since 2026-01-31 --until 2026-02-01`,
+  weir search --observer order-shipped --outcome dead --since 2026-01-31`,
 		RunE: a.does(func(ctx context.Context, args []string) error {
 			s, err := f.search(strings.Join(args, " "), time.Now())
 			if err != nil {

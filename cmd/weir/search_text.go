@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -44,16 +45,24 @@ func (a *app) writeHit(w io.Writer, hit ops.FoundEvent, q index.Query) {
 		fmt.Fprintf(w, "%s  %s\n", a.paint(bold, "event "+hit.ID.String()), "not recorded any more")
 	} else {
 		what := fmt.Sprintf("%s %s %s", e.Type, e.EntityType, e.EntityID)
-		fmt.Fprintf(w, "%s  %s  %s\n", time.Time(e.Timestamp).UTC().Format(time.RFC3339), a.paint(bold, oneLine(what)), hit.ID)
-		if text := excerpt(e.Data, q); text != "" {
-			fmt.Fprintf(w, "  %s\n", a.marked(text, q))
+		fmt.Fprintf(w, "%s  %s\n  %s\n", time.Time(e.Timestamp).UTC().Format(time.RFC3339), a.paint(bold, oneLine(what)), hit.ID)
+		for _, line := range a.fold(excerpt(e.Data, q)) {
+			fmt.Fprintf(w, "  %s\n", a.marked(line, q))
 		}
 	}
 	var t table
 	now := time.Now()
 	for _, d := range hit.Deliveries {
-		t.add(c("  "+name(d)), stateCell(d), c(outcomeText(d.Outcome)), c(triesText(d)), c(whenText(now, d)),
-			c(short(lastError(d), 100)))
+		state := stateCell(d)
+		t.add(c("  "+name(d)), state, c(whenText(now, d)))
+		if d.Outcome != nil {
+			t.detail(plain, outcomeText(d.Outcome)+", "+triesText(d))
+		} else {
+			t.detail(plain, triesText(d))
+		}
+		if text := lastError(d); text != "" {
+			t.detail(dim, short(text, errorLength))
+		}
 	}
 	t.write(a, w)
 }
@@ -104,6 +113,15 @@ func excerpt(data json.RawMessage, q index.Query) string {
 		shown += "…"
 	}
 	return shown
+}
+
+// fold breaks a text where the line ends: JSON has few blanks.
+func (a *app) fold(text string) []string {
+	var lines []string
+	for part := range slices.Chunk([]rune(text), a.width()-2) {
+		lines = append(lines, string(part))
+	}
+	return lines
 }
 
 // marked highlights what was looked for, on a terminal.

@@ -49,7 +49,7 @@ func (a *app) writeStatus(w io.Writer, s *ops.Status) {
 	var t table
 	t.add(cell{"stream", bold}, a.streamCell(s))
 	if s.Stream.Mend != "" {
-		t.add(c("to mend it"), c(s.Stream.Mend))
+		t.add(c("to mend it"), cell{s.Stream.Mend, quoted})
 	}
 	if s.Stream.Confirmed != nil {
 		t.add(c("slot"), c(slotText(s.Stream)))
@@ -162,16 +162,16 @@ func (a *app) writeWorkers(w io.Writer, s *ops.Status) {
 	}
 	fmt.Fprintln(w)
 	now := time.Time(s.Time)
-	t := table{header: []string{"WORKER", "ROLE", "HOST", "PID", "VERSION", "STARTED"}}
+	t := table{header: []string{"WORKER", "ROLE"}}
 	for _, worker := range s.Workers {
-		t.add(c(worker.ClientID), roleCell(worker, now), c(worker.Hostname), c(strconv.Itoa(int(worker.PID))), c(worker.Version),
-			c(ago(now, worker.StartedAt)))
+		t.add(c(worker.ClientID), roleCell(worker, now))
+		t.detail(dim, fmt.Sprintf("%s, pid %d, version %s, started %s", worker.Hostname, worker.PID, worker.Version, ago(now, worker.StartedAt)))
 	}
 	t.write(a, w)
 	for _, worker := range s.Workers {
 		if worker.ConfigProblem != "" {
-			fmt.Fprintf(w, "\n%s works with the configuration of %s:\n  %s\n",
-				worker.ClientID, ago(now, worker.ConfigLoadedAt), worker.ConfigProblem)
+			fmt.Fprintln(w)
+			a.sayf(w, "%s works with the configuration of %s:\n  %s\n", worker.ClientID, ago(now, worker.ConfigLoadedAt), worker.ConfigProblem)
 		}
 	}
 }

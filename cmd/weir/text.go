@@ -31,6 +31,9 @@ func agoAndWhen(now time.Time, t event.Time) string {
 	return fmt.Sprintf("%s (%s)", ago(now, t), time.Time(t).UTC().Format(time.RFC3339))
 }
 
+// second is a time to the second.
+func second(t event.Time) string { return time.Time(t).UTC().Format(time.RFC3339) }
+
 // span is a duration in its two largest units.
 func span(d time.Duration) string {
 	const day = 24 * time.Hour
