@@ -23,8 +23,9 @@ messages, cannot be: the workers capture nothing then, and weir status exits wit
 Accept-gap says since when changes may be missing. Then workers go on by themselves: they recover what the change log holds, and
 capture from there. With --snapshot, tables that the configuration marks snapshot: true are read again, so that what is in them
 becomes events again.`,
-		Args: noArguments,
-		RunE: a.does(func(ctx context.Context, _ []string) error { return a.acceptGap(ctx, how) }),
+		Example: "  weir accept-gap --dry-run\n  weir accept-gap --snapshot",
+		Args:    noArguments,
+		RunE:    a.does(func(ctx context.Context, _ []string) error { return a.acceptGap(ctx, how) }),
 	}
 	cmd.Flags().BoolVar(&how.yes, "yes", false, "do not ask")
 	cmd.Flags().BoolVar(&how.dryRun, "dry-run", false, dryRunUsage)

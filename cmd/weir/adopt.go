@@ -31,7 +31,8 @@ In a copy, unfinished deliveries are also the original's: say with --deliveries 
 
 A slot in another cluster is older than what was restored into that: it would deliver the whole change log once more. So
 it is dropped and made again, unless you say --keep-slot.`,
-		Args: noArguments,
+		Example: "  weir adopt --dry-run\n  weir adopt --deliveries cancel",
+		Args:    noArguments,
 		RunE: a.does(func(ctx context.Context, _ []string) error {
 			how.unfinished = ops.Unfinished(deliveries)
 			if deliveries != "" && how.unfinished != ops.KeepUnfinished && how.unfinished != ops.CancelUnfinished {
@@ -41,6 +42,7 @@ it is dropped and made again, unless you say --keep-slot.`,
 		}),
 	}
 	cmd.Flags().StringVar(&deliveries, "deliveries", "", "what becomes of unfinished deliveries: `keep|cancel`")
+	complete(cmd, "deliveries", []string{string(ops.KeepUnfinished), string(ops.CancelUnfinished)})
 	cmd.Flags().BoolVar(&how.yes, "yes", false, "do not ask")
 	cmd.Flags().BoolVar(&how.dryRun, "dry-run", false, dryRunUsage)
 	cmd.Flags().BoolVar(&how.keepSlot, "keep-slot", false, "keep the slot in another cluster, too, and deliver what it holds")

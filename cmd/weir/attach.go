@@ -67,7 +67,8 @@ func newDetachCommand(a *app) *cobra.Command {
 		Short: "Remove the triggers of weir attach",
 		Long: `Remove the triggers that weir attach has made on a table, and their function when no other table uses it. What they have
 logged stays.`,
-		Args: cobra.ExactArgs(1),
+		Example: "  weir detach public.orders --dry-run",
+		Args:    cobra.ExactArgs(1),
 		RunE: a.does(func(ctx context.Context, args []string) error {
 			limit, err := lockWait(wait)
 			if err != nil {

@@ -59,8 +59,9 @@ func newBreakerOpenCommand(a *app) *cobra.Command {
 		Short: "Stop deliveries to an endpoint",
 		Long: `Stop deliveries to an endpoint, in all workers, until somebody closes its breaker or, with --for, for a while. Calls that
 are under way end as they end. It holds whatever the configuration says of breakers.`,
-		Example: "  weir breaker open erp.example.org --for 30m --reason 'maintenance'",
-		Args:    cobra.ExactArgs(1),
+		Example:           "  weir breaker open erp.example.org --for 30m --reason 'maintenance'",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.firstArgument(endpointNames),
 		RunE: a.does(func(ctx context.Context, args []string) error {
 			how := ops.ByHand{Reason: reason, By: whoami()}
 			if span != "" {
@@ -87,7 +88,11 @@ func newBreakerCloseCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "close ENDPOINT | OBSERVER/ACTION",
 		Short: "Let deliveries to an endpoint, or of an action, go on",
-		Args:  cobra.ExactArgs(1),
+		Long: `Let deliveries to an endpoint go on whose circuit breaker is open, or those of an action that was disabled since its
+target answered 410 Gone. What has become dead letters stays that: see weir dlq retry-all.`,
+		Example:           "  weir breaker close erp.example.org\n  weir breaker close order-shipped/notify",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.firstArgument(endpointNames),
 		RunE: a.does(func(ctx context.Context, args []string) error {
 			return a.withBreakers(ctx, func(conn *pgx.Conn) (ops.Breakers, error) {
 				return ops.CloseBreaker(ctx, conn, args[0], ops.ByHand{Reason: reason, By: whoami()})

@@ -289,9 +289,41 @@ func TestVersion(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	t.Parallel()
-	weir(t, "completion", "bash").exits(0).says("__start_weir")
-	weir(t, "__complete", "dlq", "").exits(0).says("retry-all\t")
-	weir(t, "__complete", "status", "--format", "").exits(0).says("yaml")
+	for shell, want := range map[string]string{
+		"bash": "__start_weir", "zsh": "#compdef weir", "fish": "complete -c weir", "powershell": "Register-ArgumentCompleter",
+	} {
+		weir(t, "completion", shell).exits(0).says(want)
+	}
+	const noFiles, onlyFiles = ":4", ":8" // cobra's directives
+	for args, want := range map[string]string{
+		"dlq ":                            "retry-all\t",
+		"status --format ":                "text\njson\nyaml\n" + noFiles,
+		"status ":                         noFiles,
+		"test order-":                     "order-large\norder-shipped\n" + noFiles,
+		"test order-shipped ":             noFiles,
+		"test order-shipped --event ":     "json\n" + onlyFiles,
+		"dlq list --observer ":            "order-large\norder-shipped\n" + noFiles,
+		"dlq list --action ":              "mail\nnote\nnotify\n" + noFiles,
+		"search --entity ":                "Order\n" + noFiles,
+		"search --outcome de":             "dead\n",
+		"breaker open ":                   "erp.example.org\nlog\n" + noFiles,
+		"breaker close erp":               "erp.example.org\n",
+		"adopt --deliveries ":             "keep\ncancel\n" + noFiles,
+		"replay --source ":                "events\nchange-log\n" + noFiles,
+		"validate-config ":                "yaml\nyml\n" + onlyFiles,
+		"status --config ":                "yaml\nyml\n" + onlyFiles,
+		"--config /nowhere test ":         noFiles,
+		"metrics --url ":                  noFiles,
+		"history reindex --store ":        "postgres\nelasticsearch\n" + noFiles,
+		"completion ":                     "zsh\t",
+		"history forget --entity Order -": "--change-log\t",
+	} {
+		at := strings.LastIndex(args, " ")
+		call{
+			args: append(append([]string{"__complete"}, strings.Fields(args[:at])...), args[at+1:]),
+			env:  map[string]string{"WEIR_CONFIG": "testdata/weir.yaml"},
+		}.run(t).exits(0).says(want)
+	}
 }
 
 func TestWrongUse(t *testing.T) {

@@ -67,7 +67,7 @@ func (d debugged) id() (id uuid.UUID, err error) {
 
 // eventReports is the output of debug-event.
 type eventReports struct {
-	Events []ops.EventReport `json:"events"`
+	Events []ops.EventReport `json:"events"` // one, or with --last the newest first
 }
 
 func (a *app) debug(ctx context.Context, d debugged) error {

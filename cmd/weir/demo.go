@@ -37,8 +37,9 @@ retried and becomes a dead letter, a change that matches nothing.
 
 It then goes on with an order every few seconds until Ctrl-C, and removes everything. With DATABASE_URL it uses that
 server, in a database of its own that is dropped afterwards; it needs the right to create databases and to replicate.`,
-		Args: noArguments,
-		RunE: a.does(func(ctx context.Context, _ []string) error { return a.demo(ctx, opts) }),
+		Example: "  weir demo --once",
+		Args:    noArguments,
+		RunE:    a.does(func(ctx context.Context, _ []string) error { return a.demo(ctx, opts) }),
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&opts.once, "once", false, "end after the first orders: exit 0 only if every delivery was seen")

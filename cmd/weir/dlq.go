@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -71,7 +72,10 @@ func newListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List dead letters, the newest job first",
-		Args:  noArguments,
+		Long: `List dead letters, the newest job first, page by page: at the end of a page that is not the last one stands what --after
+to go on with. weir dlq show has the whole of one, its event and every error.`,
+		Example: "  weir dlq list --observer order-shipped --since 24h\n  weir dlq list --error timeout --limit 10",
+		Args:    noArguments,
 		RunE: a.does(func(ctx context.Context, _ []string) error {
 			filter, err := flags.filter(time.Now())
 			if err != nil {
@@ -107,6 +111,9 @@ func newShowCommand(a *app) *cobra.Command {
 			}
 			return a.withDeadLetters(ctx, func(letters ops.DeadLetters) error {
 				letter, err := letters.Show(ctx, ids[0])
+				if errors.Is(err, ops.ErrNoDeadLetter) {
+					return fmt.Errorf("%w, or no longer one (see weir dlq list)", err)
+				}
 				if err != nil {
 					return err
 				}
@@ -125,7 +132,8 @@ func newRetryCommand(a *app) *cobra.Command {
 		Short: "Try dead letters again, with a fresh budget of attempts",
 		Long: `Give the jobs a fresh budget of attempts and let workers take them up at once. Receivers see the same webhook-id as
 before. The exit code is 1 if one of them is no dead letter; the others are retried all the same.`,
-		Args: cobra.MinimumNArgs(1),
+		Example: "  weir dlq retry 4711 4712",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: a.does(func(ctx context.Context, args []string) error {
 			return a.actOn(ctx, args, func(letters ops.DeadLetters, ids []int64) (ops.Act, error) {
 				return letters.Retry(ctx, ids, dryRun)

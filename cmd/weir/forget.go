@@ -49,14 +49,14 @@ that mention this one (their number is told), documents of search actions, resul
 
 // forgotten is the output of history forget.
 type forgotten struct {
-	Entity string `json:"entity"`
-	ID     string `json:"id"`
-	DryRun bool   `json:"dry_run"`
+	Entity string `json:"entity"`  // type of the entity
+	ID     string `json:"id"`      // of the entity
+	DryRun bool   `json:"dry_run"` // nothing was changed
 	*index.Receipt
 	index.Forgotten
 	// ChangeLog is how many rows the change log has of it, null where it could not be asked; Removed says that they are gone.
 	ChangeLog *int64 `json:"change_log"`
-	Removed   bool   `json:"change_log_removed"`
+	Removed   bool   `json:"change_log_removed"` // the rows of the change log are gone, too
 	// Mentions are events of other entities with its id among their words, null where nobody could be asked.
 	Mentions *ops.Mentions `json:"mentions"`
 }

@@ -28,7 +28,7 @@ const (
 var goldenScenes = []goldenScene{
 	{"empty", emptyScene, []goldenCall{
 		{args: "migrate status"},
-		{args: "migrate up"},
+		{args: "migrate up", json: true},
 		{args: "status", json: true},
 		{args: "dlq list"},
 		{args: "dlq stats"},
@@ -71,14 +71,15 @@ var goldenScenes = []goldenScene{
 		{name: "wrong-flag", args: "dlq list --since yesterday", code: 2},
 	}},
 	{"acts", shopScene("acts"), []goldenCall{
-		{name: "dlq-retry-dry-run", args: "dlq retry 1 99 --dry-run", code: 1},
+		{name: "dlq-retry-dry-run", args: "dlq retry 1 99 --dry-run", code: 1, json: true},
+		{name: "dlq-remove-dry-run", args: "dlq remove 1 --dry-run", json: true},
 		{args: "dlq retry 1"},
 		{args: "dlq remove 2 --yes"},
 		{args: "dlq retry-all", json: true},
 		{args: "breaker open erp.example.org --for 30m --reason maintenance", json: true},
 		{args: "breaker close erp.example.org", json: true},
 		{args: "history forget --entity Order --id order-1 --yes", json: true},
-		{args: "migrate down --yes"},
+		{args: "migrate down --yes", json: true},
 	}},
 	{"streaming", streamingScene, []goldenCall{{args: "status", json: true}}},
 	{"gap", gapScene, []goldenCall{

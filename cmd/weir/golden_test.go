@@ -101,7 +101,9 @@ func (g goldenCall) check(t *testing.T, scene string) {
 	compare(t, path+".txt", []byte(strings.ReplaceAll(text, "\x1b", "␛")))
 	if g.json {
 		g.call.args = append(g.call.args, "--format", "json")
-		compare(t, path+".json", steadyJSON(t, g.call.run(t).exits(g.code).stdout))
+		document := g.call.run(t).exits(g.code).stdout
+		conforms(t, commandOf(g.args), document)
+		compare(t, path+".json", steadyJSON(t, document))
 	}
 }
 
@@ -124,7 +126,7 @@ func (g goldenCall) checkWidth(t *testing.T, stdout string) {
 func compare(t *testing.T, path string, got []byte) {
 	t.Helper()
 	if *update {
-		check(t, os.WriteFile(path, got, 0o644)) //nolint:gosec // a file of the repository
+		check(t, os.WriteFile(path, got, 0o644))
 		return
 	}
 	want, err := os.ReadFile(path)
@@ -195,7 +197,8 @@ func steadyJSON(t *testing.T, document string) []byte {
 		if strings.HasSuffix(value, ",") {
 			comma = ","
 		}
-		lines[i] = line[:strings.Index(line, `"`)] + key + `": ` + string(raw) + comma + "\n"
+		indent := len(line) - len(strings.TrimLeft(line, " "))
+		lines[i] = line[:indent] + key + `": ` + string(raw) + comma + "\n"
 	}
 	return []byte(steady(strings.Join(lines, "")))
 }
@@ -253,7 +256,7 @@ func TestHelpFits(t *testing.T) {
 		if slices.Contains(strings.Fields(cmd.CommandPath()), "completion") {
 			continue // cobra's
 		}
-		args := append(strings.Fields(cmd.CommandPath())[1:], "--help")
+		args := slices.Concat(strings.Fields(cmd.CommandPath())[1:], []string{"--help"})
 		for line := range strings.Lines(weir(t, args...).exits(0).stdout) {
 			if utf8.RuneCountInString(line) > defaultWidth+1 {
 				t.Errorf("weir %s: wider than %d columns: %s", strings.Join(args, " "), defaultWidth, line)

@@ -81,16 +81,19 @@ func (a *app) reindex(ctx context.Context, r index.Reindex, named string) error 
 		if r.To.IsZero() {
 			r.To = today.Add(daysAhead)
 		}
-		r.Progress = func(done, total int64) { a.progressf("%d of %s", done, count(total, "event")) }
+		bar := a.newBar("event")
+		r.Progress = bar.show
 		if where == ops.StorePostgres {
-			return a.concludeReindex(ops.Reindex(ctx, conn, r))
+			done, err := ops.Reindex(ctx, conn, r)
+			return a.concludeReindex(bar, done, err)
 		}
 		return s.withElasticsearch(func(e *index.Elasticsearch) error {
 			if err := checkElasticsearch(ctx, e); err != nil {
 				return err
 			}
 			r.Elasticsearch = e
-			return a.concludeReindex(ops.Reindex(ctx, conn, r))
+			done, err := ops.Reindex(ctx, conn, r)
+			return a.concludeReindex(bar, done, err)
 		})
 	})
 }
@@ -104,10 +107,8 @@ func (s *settings) retention() time.Duration {
 	return c.WithDefaults().Retention.Std()
 }
 
-func (a *app) concludeReindex(done index.Reindexed, err error) error {
-	if a.interactive && done.Events > 0 {
-		_, _ = fmt.Fprint(a.stderr, "\r\x1b[K") // the progress
-	}
+func (a *app) concludeReindex(bar *bar, done index.Reindexed, err error) error {
+	bar.clear()
 	if err != nil {
 		return fmt.Errorf("%w (%s had been stored before; run it again)", err, count(done.Events, "event"))
 	}

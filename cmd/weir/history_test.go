@@ -122,7 +122,7 @@ func TestReindexInPostgres(t *testing.T) {
 	reindex("-v").exits(0).says("stored 5 events with 10 finished deliveries of 1 day\n").complains("5 of 5 events")
 	reindex("--from", "2026-01-01", "--to", "2026-01-31").exits(0).says("stored 0 events with 0 finished deliveries of 0 days\n")
 	call{args: []string{"history", "reindex", "--database-url", url, "--format", "json"}, stdin: "x"}.run(t).exits(0).
-		says(`"events": 5`, `"refused": 0`).complains("\r5 of 5 events", "\r\x1b[K")
+		says(`"events": 5`, `"refused": 0`).complains("100 %  5 of 5 events", " \r")
 	weir(t, "search", "--outcome", "dead", "--database-url", url).exits(0).says("no such customer")
 }
 

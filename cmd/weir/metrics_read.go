@@ -20,7 +20,7 @@ type metricsReport struct {
 
 // metric is a metric with a sample for each combination of its labels' values.
 type metric struct {
-	Name string `json:"name"`
+	Name string `json:"name"` // as Prometheus has it
 	// Group is what it is about: capture, stream, matching, deliveries, dedup, cache, breaker, history, river, worker, other, go
 	// or process.
 	Group string `json:"group"`
@@ -28,8 +28,8 @@ type metric struct {
 	Type string `json:"type"`
 	// Unit is seconds or bytes, "" for a number of things.
 	Unit    string         `json:"unit"`
-	Help    string         `json:"help"`
-	Samples []metricSample `json:"samples"`
+	Help    string         `json:"help"`    // what it means
+	Samples []metricSample `json:"samples"` // in the order of the scrape
 }
 
 // metricSample is what a metric is for one combination of labels.
@@ -44,23 +44,23 @@ type metricSample struct {
 
 // distribution is what a histogram or summary knows of what was observed, in the metric's unit.
 type distribution struct {
-	Count uint64   `json:"count"`
-	Sum   *float64 `json:"sum"`
+	Count uint64   `json:"count"` // of observations
+	Sum   *float64 `json:"sum"`   // of what was observed
 	// Mean is Sum by Count, null before the first observation.
 	Mean *float64 `json:"mean"`
 	// P50, P95 and P99 are estimates from the buckets, as histogram_quantile of Prometheus makes them: null before the first
 	// observation, and the last bound for what lies beyond it. A summary has those that it serves.
 	P50 *float64 `json:"p50"`
-	P95 *float64 `json:"p95"`
-	P99 *float64 `json:"p99"`
+	P95 *float64 `json:"p95"` // as P50
+	P99 *float64 `json:"p99"` // as P50
 	// Buckets are those of a histogram that have a bound, with how many observations are up to it.
 	Buckets []bucket `json:"buckets"`
 }
 
 // bucket counts the observations up to a bound.
 type bucket struct {
-	Bound float64 `json:"le"`
-	Count uint64  `json:"count"`
+	Bound float64 `json:"le"`    // upper bound, included
+	Count uint64  `json:"count"` // observations up to it
 }
 
 // metricGroups are the groups in their order, with the beginnings of the names that are in them.

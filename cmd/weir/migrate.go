@@ -31,8 +31,9 @@ source, unless source.change_log names another table or none. Several may run at
 		Short: "Remove schema weir with all events and jobs",
 		Long: `Take everything back that migrate up has made in schema weir: checkpoint, events, jobs, dead letters. Schema core
 with the change log belongs to the application and stays as it is.`,
-		Args: noArguments,
-		RunE: a.does(func(ctx context.Context, _ []string) error { return a.migrateDown(ctx, yes) }),
+		Example: "  weir migrate down --yes",
+		Args:    noArguments,
+		RunE:    a.does(func(ctx context.Context, _ []string) error { return a.migrateDown(ctx, yes) }),
 	}
 	down.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	status := &cobra.Command{
@@ -136,13 +137,13 @@ func unreachable(err error, url config.URL, from string) error {
 
 // migrationList is the output of migrate status.
 type migrationList struct {
-	Current    bool             `json:"current"` // nothing is missing
-	Migrations []migrationState `json:"migrations"`
+	Current    bool             `json:"current"`    // nothing is missing
+	Migrations []migrationState `json:"migrations"` // in their order
 }
 
 type migrationState struct {
-	Version   int64      `json:"version"`
-	Name      string     `json:"name"`
+	Version   int64      `json:"version"`    // of the schema
+	Name      string     `json:"name"`       // of the file
 	AppliedAt event.Time `json:"applied_at"` // null while it is pending
 }
 

@@ -44,15 +44,12 @@ known. The exit code is 1 when the event would make a dead letter: a condition o
 			r.observer = args[0]
 			return a.rehearse(ctx, r)
 		}),
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			cfg, err := a.incomplete(cmd.Context())
-			if err != nil || len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			return slices.Sorted(maps.Keys(cfg.Observers)), cobra.ShellCompDirectiveNoFileComp
-		},
+		ValidArgsFunction: a.firstArgument(observerNames),
 	}
 	cmd.Flags().StringVar(&r.file, "event", "", "the event's JSON, a `file` or - for the standard input")
+	if err := cmd.MarkFlagFilename("event", "json"); err != nil {
+		panic(err) // the flag is one line above
+	}
 	cmd.Flags().StringVar(&r.id, "event-id", "", "a recorded event, by its `id`")
 	return cmd
 }

@@ -51,6 +51,7 @@ A replay that was interrupted goes on with --id: what it has made once it does n
 	flags.StringVar(&r.observer, "observer", "", "only to this observer, by `name`")
 	flags.StringVar(&r.entity, "entity", "", "only events of this entity `type`")
 	flags.StringVar(&r.source, "source", string(ops.ReplayEvents), "where they are read: `events|change-log`")
+	complete(cmd, "source", []string{string(ops.ReplayEvents), string(ops.ReplayChangeLog)})
 	flags.BoolVar(&r.incomplete, "incomplete", false, "also events that may have lost fields to history.redact for good")
 	flags.StringVar(&r.id, "id", "", "go on with a replay, by its `uuid`")
 	flags.BoolVar(&r.dryRun, "dry-run", false, dryRunUsage)

@@ -49,6 +49,8 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 3 invalid configuration, 4 cannot con
 		newVersionCommand(a),
 	)
 	fitHelp(root)
+	a.completeNames(root)
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp) // files are where they are said
 	root.SetUsageTemplate(usageTemplate(root))
 	return root
 }
@@ -63,7 +65,10 @@ func (a *app) addGlobalFlags(root *cobra.Command) {
 	flags.BoolVar(&a.flags.noColor, "no-color", false, "no colors (also: NO_COLOR; there are none unless on a terminal)")
 	complete := cobra.FixedCompletions(formats(), cobra.ShellCompDirectiveNoFileComp)
 	if err := root.RegisterFlagCompletionFunc("format", complete); err != nil {
-		panic(err) // the flag is two lines above
+		panic(err) // the flag is a few lines above
+	}
+	if err := root.MarkPersistentFlagFilename("config", "yaml", "yml"); err != nil {
+		panic(err) // so is this one
 	}
 }
 

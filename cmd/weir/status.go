@@ -165,13 +165,15 @@ func (a *app) writeWorkers(w io.Writer, s *ops.Status) {
 	t := table{header: []string{"WORKER", "ROLE"}}
 	for _, worker := range s.Workers {
 		t.add(c(worker.ClientID), roleCell(worker, now))
-		t.detail(dim, fmt.Sprintf("%s, pid %d, version %s, started %s", worker.Hostname, worker.PID, worker.Version, ago(now, worker.StartedAt)))
+		t.detail(dim, fmt.Sprintf("%s, pid %d, version %s, started %s", worker.Hostname, worker.PID, worker.Version,
+			ago(now, worker.StartedAt)))
 	}
 	t.write(a, w)
 	for _, worker := range s.Workers {
 		if worker.ConfigProblem != "" {
 			fmt.Fprintln(w)
-			a.sayf(w, "%s works with the configuration of %s:\n  %s\n", worker.ClientID, ago(now, worker.ConfigLoadedAt), worker.ConfigProblem)
+			a.sayf(w, "%s works with the configuration of %s:\n  %s\n", worker.ClientID, ago(now, worker.ConfigLoadedAt),
+				worker.ConfigProblem)
 		}
 	}
 }

@@ -18,8 +18,13 @@ func newValidateCommand(a *app) *cobra.Command {
 		Short: "Check a configuration file",
 		Long: `Check a configuration file as strictly as the worker does: every error with file, line, column, the offending line
 and what was expected. The exit code is 3 if there is one.`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: a.does(func(ctx context.Context, args []string) error { return a.validate(ctx, args, noEnv) }),
+		Example: "  weir validate-config weir.yaml --no-env",
+		Args:    cobra.MaximumNArgs(1),
+		RunE:    a.does(func(ctx context.Context, args []string) error { return a.validate(ctx, args, noEnv) }),
+
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return []string{"yaml", "yml"}, cobra.ShellCompDirectiveFilterFileExt
+		},
 	}
 	cmd.Flags().BoolVar(&noEnv, "no-env", false, "check all but what only the environment knows: secrets and ${NAME}")
 	return cmd
@@ -27,10 +32,10 @@ and what was expected. The exit code is 3 if there is one.`,
 
 // validation is the output of validate-config.
 type validation struct {
-	File     string           `json:"file"`
-	Valid    bool             `json:"valid"`
-	Errors   config.Errors    `json:"errors"`
-	Warnings []config.Warning `json:"warnings"`
+	File     string           `json:"file"`     // that was checked
+	Valid    bool             `json:"valid"`    // there are no errors
+	Errors   config.Errors    `json:"errors"`   // in the order of the file
+	Warnings []config.Warning `json:"warnings"` // a worker starts all the same
 }
 
 func (a *app) validate(ctx context.Context, args []string, noEnv bool) error {

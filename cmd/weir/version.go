@@ -13,20 +13,23 @@ import (
 	"github.com/fraiseql/weir/db/migrations"
 )
 
+// versionReport is the output of version.
+type versionReport struct {
+	Version string `json:"version"`        // of this program
+	Commit  string `json:"commit"`         // that it was built from, "" where the build did not say
+	Schema  int64  `json:"schema_version"` // of schema weir, that it was built for
+	Go      string `json:"go"`             // the version of Go that built it
+	OS      string `json:"os"`             // as Go names it: linux
+	Arch    string `json:"arch"`           // as Go names it: amd64
+}
+
 func newVersionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  noArguments,
 		RunE: a.does(func(context.Context, []string) error {
-			v := struct {
-				Version string `json:"version"`
-				Commit  string `json:"commit"`         // "" where the build did not say
-				Schema  int64  `json:"schema_version"` // that it was built for
-				Go      string `json:"go"`
-				OS      string `json:"os"`
-				Arch    string `json:"arch"`
-			}{version, cmp.Or(commit, recorded("vcs.revision")), migrations.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
+			v := versionReport{version, cmp.Or(commit, recorded("vcs.revision")), migrations.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
 			return a.print(v, func(w io.Writer) {
 				fmt.Fprintf(w, "weir %s, schema version %d, %s, %s/%s\n", v.Version, v.Schema, v.Go, v.OS, v.Arch)
 			})

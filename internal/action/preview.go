@@ -16,8 +16,8 @@ type Preview []Part
 
 // Part is a piece of a Preview: "url", "body", "subject", "header Content-Type", …
 type Part struct {
-	Name  string `json:"name"`
-	Value string `json:"value"`
+	Name  string `json:"name"`  // what it is: method, url, header X, body, message …
+	Value string `json:"value"` // as it would be sent
 }
 
 // whenSent stands in for what is made at the moment of sending.

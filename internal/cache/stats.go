@@ -17,18 +17,18 @@ const (
 
 // Stats are a worker's figures since it started.
 type Stats struct {
-	ClientID    string  `json:"client_id"`
-	HitsMemory  int64   `json:"hits_memory"`
-	HitsRedis   int64   `json:"hits_redis"`
-	Misses      int64   `json:"misses"`
-	Busy        int64   `json:"busy"`
-	Away        int64   `json:"away"`
-	Waited      int64   `json:"waited"`    // lookups that waited for another's call, whatever they found
-	HitRatio    float64 `json:"hit_ratio"` // of the lookups that found a result or led to a call
-	Entries     int     `json:"entries"`   // in memory
-	Bytes       int     `json:"bytes"`
+	ClientID    string  `json:"client_id"`   // the worker
+	HitsMemory  int64   `json:"hits_memory"` // lookups that found a result in the worker's memory
+	HitsRedis   int64   `json:"hits_redis"`  // lookups that found a result in Redis
+	Misses      int64   `json:"misses"`      // lookups that found nothing: a call was made
+	Busy        int64   `json:"busy"`        // lookups that found another delivery making the call
+	Away        int64   `json:"away"`        // lookups that went on without the cache, since Redis was away
+	Waited      int64   `json:"waited"`      // lookups that waited for another's call, whatever they found
+	HitRatio    float64 `json:"hit_ratio"`   // of the lookups that found a result or led to a call
+	Entries     int     `json:"entries"`     // in memory
+	Bytes       int     `json:"bytes"`       // of the worker's memory that results take
 	Invalidated int64   `json:"invalidated"` // at this worker's word
-	NotStored   int64   `json:"not_stored"`
+	NotStored   int64   `json:"not_stored"`  // results that were not kept
 }
 
 // figures are what Stats are made of.

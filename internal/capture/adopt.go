@@ -15,14 +15,14 @@ import (
 
 // Place is a source and a position in it, for people to compare.
 type Place struct {
-	SystemIdentifier string     `json:"system_identifier"`
-	Timeline         int32      `json:"timeline"`
-	Server           string     `json:"server"`          // port and data directory of the source, as far as known
-	DatabaseSystem   string     `json:"database_system"` // of the cluster with schema weir, and that database's oid, as far as known
-	Installation     string     `json:"installation"`
-	Slot             string     `json:"slot"`
-	LSN              *event.LSN `json:"lsn"` // null for a slot that is still to be made
-	TxIndex          int64      `json:"tx_index"`
+	SystemIdentifier string     `json:"system_identifier"` // of the source's cluster
+	Timeline         int32      `json:"timeline"`          // of the source, 0 where it is not known
+	Server           string     `json:"server"`            // port and data directory of the source, as far as known
+	DatabaseSystem   string     `json:"database_system"`   // of the cluster with schema weir, and that database's oid, as far as known
+	Installation     string     `json:"installation"`      // name of the installation
+	Slot             string     `json:"slot"`              // name of the slot
+	LSN              *event.LSN `json:"lsn"`               // null for a slot that is still to be made
+	TxIndex          int64      `json:"tx_index"`          // place within the transaction
 }
 
 func (p *Place) at(pos event.Position) { p.LSN, p.TxIndex = &pos.LSN, pos.Index }

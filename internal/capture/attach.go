@@ -30,18 +30,18 @@ type Attach struct {
 
 // Attached is what attach makes, or has made.
 type Attached struct {
-	Table     string   `json:"table"`
-	Entity    string   `json:"entity"`
-	ID        string   `json:"id"`
-	Tenant    string   `json:"tenant"` // "": the session's setting fraiseql.tenant_id
-	Before    bool     `json:"before"`
-	ChangeLog string   `json:"change_log"`
-	Function  string   `json:"function"`
-	Triggers  []string `json:"triggers"`
-	Replaced  bool     `json:"replaced"` // there were some before
-	Notes     []string `json:"notes"`    // what is not captured, and what is odd
-	SQL       string   `json:"sql"`
-	Done      bool     `json:"done"`
+	Table     string   `json:"table"`      // schema.table
+	Entity    string   `json:"entity"`     // type of the entity
+	ID        string   `json:"id"`         // column with the entity's id
+	Tenant    string   `json:"tenant"`     // "": the session's setting fraiseql.tenant_id
+	Before    bool     `json:"before"`     // the row as it was before an UPDATE is kept, too
+	ChangeLog string   `json:"change_log"` // the table that the triggers write
+	Function  string   `json:"function"`   // what the triggers call
+	Triggers  []string `json:"triggers"`   // their names
+	Replaced  bool     `json:"replaced"`   // there were some before
+	Notes     []string `json:"notes"`      // what is not captured, and what is odd
+	SQL       string   `json:"sql"`        // what is run
+	Done      bool     `json:"done"`       // false for a plan
 
 	table       Table
 	log         Table

@@ -12,11 +12,11 @@ import (
 
 // Detached is what detach removes, or has removed.
 type Detached struct {
-	Table     string   `json:"table"`
-	Triggers  []string `json:"triggers"`
+	Table     string   `json:"table"`     // schema.table
+	Triggers  []string `json:"triggers"`  // those that are removed
 	Functions []string `json:"functions"` // that no trigger uses any more
-	SQL       string   `json:"sql"`
-	Done      bool     `json:"done"`
+	SQL       string   `json:"sql"`       // what is run
+	Done      bool     `json:"done"`      // false for a plan
 
 	table       Table
 	lockTimeout time.Duration

@@ -17,10 +17,10 @@ import (
 
 // Error is one thing that is wrong in a file. Its JSON is the output of `weir validate-config --format json`.
 type Error struct {
-	File string `json:"file"`
+	File string `json:"file"` // of the mistake
 	// Line and Column count from 1; Column counts characters.
 	Line   int `json:"line"`
-	Column int `json:"column"`
+	Column int `json:"column"` // from 1
 	// Message says what is wrong.
 	Message string `json:"message"`
 	// Hint says what was expected, if Message does not.

@@ -30,26 +30,26 @@ func Types() []Type { return []Type{Insert, Update, Delete, Custom} }
 // (FraiseQL's keys first, Weir's after them). Raw JSON fields are kept as PostgreSQL wrote them, so that every digit of
 // a number survives.
 type Event struct {
-	ID            uuid.UUID       `json:"id"`
+	ID            uuid.UUID       `json:"id"` // the change log's id; made of the place in the stream without one
 	Type          Type            `json:"event_type"`
-	EntityType    string          `json:"entity_type"`
-	EntityID      string          `json:"entity_id"` // "" for a CUSTOM event without one
-	Data          json.RawMessage `json:"data"`      // after-image; for DELETE the before-image; {} when there is none
-	Changes       json.RawMessage `json:"changes"`   // {field:{old,new}}; null without a before-image, {} when nothing changed
-	UserID        *string         `json:"user_id"`
-	TenantID      *string         `json:"tenant_id"`
-	Timestamp     Time            `json:"timestamp"` // the row's created_at
-	DurationMS    *int64          `json:"duration_ms"`
-	Seq           *int64          `json:"seq"`
-	ActorType     *string         `json:"actor_type"`
-	ActingFor     *string         `json:"acting_for"`
-	SchemaVersion *string         `json:"schema_version"`
-	CDCSource     *string         `json:"cdc_source"`
+	EntityType    string          `json:"entity_type"`    // as observers name it
+	EntityID      string          `json:"entity_id"`      // "" for a CUSTOM event without one
+	Data          json.RawMessage `json:"data"`           // after-image; for DELETE the before-image; {} when there is none
+	Changes       json.RawMessage `json:"changes"`        // {field:{old,new}}; null without a before-image, {} when nothing changed
+	UserID        *string         `json:"user_id"`        // who has changed it
+	TenantID      *string         `json:"tenant_id"`      // whose data it is
+	Timestamp     Time            `json:"timestamp"`      // the row's created_at
+	DurationMS    *int64          `json:"duration_ms"`    // of the mutation, as its producer says
+	Seq           *int64          `json:"seq"`            // the producer's number of the change
+	ActorType     *string         `json:"actor_type"`     // human_user, service_account, ai_agent or system_job
+	ActingFor     *string         `json:"acting_for"`     // on whose behalf the actor acted
+	SchemaVersion *string         `json:"schema_version"` // of the application, as it says
+	CDCSource     *string         `json:"cdc_source"`     // which way the change came into the log, as its producer says
 
 	UpdatedFields []string        `json:"updated_fields"` // null when the producer named none
 	CommitTime    Time            `json:"commit_time"`    // from the Begin message: the true one
 	LSN           LSN             `json:"lsn"`            // of the commit, as in Position
-	TraceContext  json.RawMessage `json:"trace_context"`
+	TraceContext  json.RawMessage `json:"trace_context"`  // W3C trace context of the transaction
 
 	// UnchangedFields are large columns of a directly captured table that an UPDATE left as they were, and whose values
 	// PostgreSQL therefore did not write down: data lacks them. It is the one key that is only there when it says something.

@@ -22,8 +22,8 @@ type Forget struct {
 
 // Forgotten is how much was removed.
 type Forgotten struct {
-	Events      int64 `json:"events"`
-	Outcomes    int64 `json:"outcomes"`
+	Events      int64 `json:"events"`       // of the entity
+	Outcomes    int64 `json:"outcomes"`     // of its deliveries
 	Jobs        int64 `json:"jobs"`         // of all states
 	Unfinished  int64 `json:"unfinished"`   // of Jobs: deliveries that are not made any more
 	DeadLetters int64 `json:"dead_letters"` // of Jobs
@@ -34,8 +34,8 @@ type Forgotten struct {
 
 // Receipt is what stays of what was removed.
 type Receipt struct {
-	ID          int64     `json:"receipt"`
-	ForgottenAt time.Time `json:"forgotten_at"`
+	ID          int64     `json:"receipt"`      // of the row in weir.forgotten
+	ForgottenAt time.Time `json:"forgotten_at"` // when it was removed
 }
 
 // Remove removes an entity's data from events, outcomes, jobs and documents, and leaves a receipt. Nobody stores documents

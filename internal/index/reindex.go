@@ -25,10 +25,10 @@ type Reindex struct {
 
 // Reindexed is how much was stored again.
 type Reindexed struct {
-	Days       int   `json:"days"`
-	Events     int64 `json:"events"`
-	Deliveries int64 `json:"deliveries"`
-	Refused    int64 `json:"refused"`
+	Days       int   `json:"days"`       // that had events
+	Events     int64 `json:"events"`     // stored again
+	Deliveries int64 `json:"deliveries"` // finished ones, stored with their events
+	Refused    int64 `json:"refused"`    // documents that the store refused
 	// Reason is why the first one was refused, "" if none was.
 	Reason string `json:"reason"`
 }

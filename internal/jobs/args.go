@@ -14,16 +14,16 @@ import (
 // weir.event (day, event_id, pk) that holds the event. Never the event itself, which River's indexes on arguments would
 // make expensive, and never a secret.
 type Args struct {
-	Observer  string     `json:"observer"`
-	Action    string     `json:"action"`
-	Entity    string     `json:"entity"`
-	EntityID  string     `json:"entity_id"`
+	Observer  string     `json:"observer"`  // its name
+	Action    string     `json:"action"`    // its name
+	Entity    string     `json:"entity"`    // type of the entity
+	EntityID  string     `json:"entity_id"` // "" for a CUSTOM event without one
 	EventType event.Type `json:"event_type"`
-	EventID   uuid.UUID  `json:"event_id"`
-	LSN       event.LSN  `json:"lsn"`
-	TxIndex   int64      `json:"tx_index"`
-	Day       string     `json:"day"` // YYYY-MM-DD
-	PK        int64      `json:"pk"`
+	EventID   uuid.UUID  `json:"event_id"` // of the event
+	LSN       event.LSN  `json:"lsn"`      // of the commit
+	TxIndex   int64      `json:"tx_index"` // place within the transaction
+	Day       string     `json:"day"`      // YYYY-MM-DD
+	PK        int64      `json:"pk"`       // of the row in the change log, 0 without one
 	// Replay is the replay that has made the delivery again; zero for one that is made for the first time.
 	Replay uuid.UUID `json:"replay,omitzero"`
 }

@@ -23,7 +23,7 @@ const (
 
 // Explanation says what became of an event at one observer, and why. Its JSON is part of `weir debug-event`.
 type Explanation struct {
-	Observer string  `json:"observer"`
+	Observer string  `json:"observer"` // its name
 	Verdict  Verdict `json:"verdict"`
 	// Reason says why there was no match, for people; "" for a match.
 	Reason string `json:"reason,omitempty"`

@@ -36,7 +36,7 @@ type Adoption struct {
 	Unfinished int64 `json:"unfinished_deliveries"`
 	// Done is false for a plan. Cancelled is how many deliveries it has cancelled.
 	Done      bool  `json:"done"`
-	Cancelled int64 `json:"cancelled_deliveries"`
+	Cancelled int64 `json:"cancelled_deliveries"` // deliveries that were cancelled
 
 	db     DB
 	source *pgx.Conn

@@ -12,21 +12,21 @@ import (
 
 // Breakers are the circuit breakers of all endpoints that workers know, by name, and the actions that are gone.
 type Breakers struct {
-	Time      event.Time   `json:"time"` // by the database's clock
-	Endpoints []Breaker    `json:"endpoints"`
-	Gone      []GoneAction `json:"gone"`
+	Time      event.Time   `json:"time"`      // by the database's clock
+	Endpoints []Breaker    `json:"endpoints"` // by name
+	Gone      []GoneAction `json:"gone"`      // actions that are disabled
 }
 
 // Breaker is the circuit breaker of an endpoint.
 type Breaker struct {
-	Endpoint string `json:"endpoint"`
+	Endpoint string `json:"endpoint"` // its name
 	// State is closed, open or half-open: one worker probes.
 	State string     `json:"state"`
-	Since event.Time `json:"since"`
+	Since event.Time `json:"since"` // when it came into this state
 	// Until is when an open one lets probes through; null for one that a person has opened until somebody closes it, and for
 	// those that are not open.
 	Until  event.Time `json:"until"`
-	Reason string     `json:"reason"`
+	Reason string     `json:"reason"` // why it is in this state, for people
 	// By is who put it into this state: a worker's client id or a person; "" for one that has never changed.
 	By string `json:"by"`
 	// Manual is true when that was a person.
@@ -35,9 +35,9 @@ type Breaker struct {
 
 // GoneAction is an action that is disabled, since its target answered 410 Gone.
 type GoneAction struct {
-	Observer string     `json:"observer"`
-	Action   string     `json:"action"`
-	Since    event.Time `json:"since"`
+	Observer string     `json:"observer"` // its name
+	Action   string     `json:"action"`   // its name
+	Since    event.Time `json:"since"`    // when the target answered so
 }
 
 // Name is how people write it.

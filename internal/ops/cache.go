@@ -23,8 +23,8 @@ type ResultCache struct {
 
 // CacheWorker is a worker's own share.
 type CacheWorker struct {
-	ClientID string     `json:"client_id"`
-	Started  event.Time `json:"started_at"`
+	ClientID string     `json:"client_id"`  // the worker
+	Started  event.Time `json:"started_at"` // when it took its lease
 	// Stats are since the worker started; null for one that has looked nothing up yet, or cannot reach Redis.
 	Stats *cache.Stats `json:"stats"`
 }
@@ -70,7 +70,7 @@ func ReadResultCache(ctx context.Context, db DB, r *cache.Redis) (ResultCache, e
 
 // Cleared is what was removed from the result cache.
 type Cleared struct {
-	Results int `json:"results"`
+	Results int `json:"results"` // how many
 }
 
 // ClearResultCache removes results at every worker.

@@ -58,7 +58,7 @@ func optional(s string) *string {
 
 // DeadLetterPage is a part of the list, the newest job first.
 type DeadLetterPage struct {
-	DeadLetters []Delivery `json:"dead_letters"`
+	DeadLetters []Delivery `json:"dead_letters"` // of this page
 	// After is what names the next page; 0 when there is none.
 	After int64 `json:"after"`
 }
@@ -304,18 +304,18 @@ func retry(ctx context.Context, tx pgx.Tx, ids []int64) ([]int64, error) {
 
 // DeadLetterStats are dead letters by observer, action and reason, the largest group first.
 type DeadLetterStats struct {
-	Total  int64             `json:"total"`
-	Groups []DeadLetterGroup `json:"groups"`
+	Total  int64             `json:"total"`  // of all groups
+	Groups []DeadLetterGroup `json:"groups"` // by observer, action and reason
 }
 
 // DeadLetterGroup are dead letters that failed in the same way.
 type DeadLetterGroup struct {
-	Observer string     `json:"observer"`
-	Action   string     `json:"action"`
-	Reason   string     `json:"reason"`
-	Count    int64      `json:"count"`
-	Oldest   event.Time `json:"oldest"`
-	Newest   event.Time `json:"newest"`
+	Observer string     `json:"observer"` // "" for rows that are no events
+	Action   string     `json:"action"`   // "" for changes that could not be matched
+	Reason   string     `json:"reason"`   // a short code, as in Delivery
+	Count    int64      `json:"count"`    // how many
+	Oldest   event.Time `json:"oldest"`   // when the first of them failed
+	Newest   event.Time `json:"newest"`   // when the last of them failed
 }
 
 // Stats counts all dead letters.

@@ -20,13 +20,13 @@ var ErrNoEvent = errors.New("no such event")
 
 // EventReport is an event, what each observer makes of it now, and what became of it.
 type EventReport struct {
-	ID uuid.UUID `json:"id"`
+	ID uuid.UUID `json:"id"` // of the event
 	PK int64     `json:"pk"` // of the row in the change log, 0 without one
 	// Event is as receivers get it; null when it is not stored: the row is no event, or it is older than the history.
 	Event      json.RawMessage `json:"event"`
-	LSN        event.LSN       `json:"lsn"`
-	TxIndex    int64           `json:"tx_index"`
-	IngestedAt event.Time      `json:"ingested_at"`
+	LSN        event.LSN       `json:"lsn"`         // of the commit
+	TxIndex    int64           `json:"tx_index"`    // place within the transaction
+	IngestedAt event.Time      `json:"ingested_at"` // when it was recorded; null when it is not stored
 	// Explained: Observers were evaluated. It takes a configuration, and the event.
 	Explained bool `json:"explained"`
 	// Observers say by the present configuration whether the event matches. It may have been another one at its time.

@@ -15,37 +15,37 @@ import (
 // Delivery is a River job as a person sees it: one action of one observer for one event, or a change that could not be
 // matched (kind weir_change).
 type Delivery struct {
-	JobID int64 `json:"job_id"`
+	JobID int64 `json:"job_id"` // of the job in weir.river_job
 	// DeliveryID is what receivers get as webhook-id; null for a change that could not be matched.
 	DeliveryID *uuid.UUID `json:"delivery_id"`
 	// ReplayOf is the delivery that this one repeats, made by a replay; null for one that repeats none.
 	ReplayOf *uuid.UUID `json:"replay_of"`
-	Kind     string     `json:"kind"`
+	Kind     string     `json:"kind"`     // River's kind: weir_webhook, weir_log …
 	Observer string     `json:"observer"` // "" for a row that is no event
 	Action   string     `json:"action"`   // "" for a change that could not be matched
 	Queue    string     `json:"queue"`    // the endpoint's; of a delivery that has moved, the endpoint
 	// State is River's: available, running, scheduled, retryable, pending, completed, cancelled, discarded.
 	State      string `json:"state"`
-	DeadLetter bool   `json:"dead_letter"`
+	DeadLetter bool   `json:"dead_letter"` // it failed for good and waits for somebody
 	// Moved: it has left River's table and is in weir.outcome alone; JobID is what it was.
 	Moved bool `json:"moved"`
 	// Reason is a short code that says why it is a dead letter, "" for a delivery that is none.
 	Reason      string     `json:"reason"`
-	Attempt     int        `json:"attempt"`
-	MaxAttempts int        `json:"max_attempts"`
-	CreatedAt   event.Time `json:"created_at"`
-	AttemptedAt event.Time `json:"attempted_at"`
+	Attempt     int        `json:"attempt"`      // attempts so far
+	MaxAttempts int        `json:"max_attempts"` // how many it may have
+	CreatedAt   event.Time `json:"created_at"`   // of the job
+	AttemptedAt event.Time `json:"attempted_at"` // begin of the last attempt; null before the first
 	// NextAttemptAt is null when no further attempt is planned.
 	NextAttemptAt event.Time `json:"next_attempt_at"`
-	FinalizedAt   event.Time `json:"finalized_at"`
+	FinalizedAt   event.Time `json:"finalized_at"` // when it ended; null before
 
-	EventID   uuid.UUID  `json:"event_id"`
+	EventID   uuid.UUID  `json:"event_id"` // id of the event
 	EventType event.Type `json:"event_type"`
-	Entity    string     `json:"entity"`
-	EntityID  string     `json:"entity_id"`
-	LSN       event.LSN  `json:"lsn"`
-	TxIndex   int64      `json:"tx_index"`
-	PK        int64      `json:"pk"` // of the row in the change log, 0 without one
+	Entity    string     `json:"entity"`    // type of the entity
+	EntityID  string     `json:"entity_id"` // id of the entity
+	LSN       event.LSN  `json:"lsn"`       // of the commit
+	TxIndex   int64      `json:"tx_index"`  // place within the transaction
+	PK        int64      `json:"pk"`        // of the row in the change log, 0 without one
 
 	// WaitsFor is the job that comes first, of a delivery that waits for its turn (ordering: entity); null otherwise.
 	WaitsFor *WaitsFor `json:"waits_for"`
@@ -64,9 +64,9 @@ type Delivery struct {
 
 // WaitsFor is what a delivery waits for.
 type WaitsFor struct {
-	JobID      int64  `json:"job_id"`
-	State      string `json:"state"`
-	DeadLetter bool   `json:"dead_letter"`
+	JobID      int64  `json:"job_id"`      // of the job
+	State      string `json:"state"`       // River's
+	DeadLetter bool   `json:"dead_letter"` // it is one, so somebody has to act
 }
 
 // Outcome is what an attempt left behind.
@@ -77,9 +77,9 @@ type Outcome struct {
 
 // AttemptError is one failed attempt.
 type AttemptError struct {
-	At      event.Time `json:"at"`
-	Attempt int        `json:"attempt"`
-	Error   string     `json:"error"`
+	At      event.Time `json:"at"`              // when it failed
+	Attempt int        `json:"attempt"`         // from 1
+	Error   string     `json:"error"`           // without secrets
 	Trace   string     `json:"trace,omitempty"` // of a panic
 }
 

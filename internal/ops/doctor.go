@@ -26,7 +26,7 @@ const (
 
 // Finding is one thing that the doctor looked at.
 type Finding struct {
-	Check   string `json:"check"`
+	Check   string `json:"check"` // what was looked at
 	Level   Level  `json:"level"`
 	Problem string `json:"problem"` // what was found; for an ok what is worth knowing, often ""
 	// Mend is what mends it, "" when nothing has to be: SQL statements, or a command line that begins with
@@ -37,9 +37,9 @@ type Finding struct {
 
 // Diagnosis is what the doctor found, the database first.
 type Diagnosis struct {
-	Healthy  bool      `json:"healthy"` // no finding is an error
-	Gap      bool      `json:"gap"`     // changes are missing that cannot be made up for: weir accept-gap
-	Findings []Finding `json:"findings"`
+	Healthy  bool      `json:"healthy"`  // no finding is an error
+	Gap      bool      `json:"gap"`      // changes are missing that cannot be made up for: weir accept-gap
+	Findings []Finding `json:"findings"` // in the order of the checks
 }
 
 // checkup is what the checks look at.

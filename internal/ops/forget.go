@@ -82,7 +82,7 @@ func (c ChangeLogOf) inTx(ctx context.Context, do func(tx pgx.Tx) error) error {
 
 // Mentions are events of other entities that have an entity's id among their words.
 type Mentions struct {
-	Events int64 `json:"events"`
+	Events int64 `json:"events"` // how many
 	// AtLeast: not all have been looked at.
 	AtLeast bool `json:"at_least"`
 }

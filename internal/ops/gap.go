@@ -24,7 +24,7 @@ type Gap struct {
 	Tables []string `json:"tables"`
 	// Accepted is false for a plan. Snapshots is how many snapshots were asked for.
 	Accepted  bool  `json:"accepted"`
-	Snapshots int64 `json:"snapshots"`
+	Snapshots int64 `json:"snapshots"` // snapshots that were asked for
 
 	db    DB
 	epoch int64

@@ -61,7 +61,7 @@ func (h History) Store() string {
 
 // Found is a page of events that a search has found, the last recorded first.
 type Found struct {
-	Hits []FoundEvent `json:"hits"`
+	Hits []FoundEvent `json:"hits"` // of this page
 	// After is what names the next page; 0 when there is none.
 	After int64 `json:"after"`
 	// Store is postgres or elasticsearch.
@@ -73,7 +73,7 @@ type Found struct {
 
 // FoundEvent is an event with what became of it.
 type FoundEvent struct {
-	ID  uuid.UUID `json:"id"`
+	ID  uuid.UUID `json:"id"`  // of the event
 	PK  int64     `json:"pk"`  // of the row in the change log, 0 without one
 	Seq int64     `json:"seq"` // the place in the order in which events were recorded
 	// Event is without what history.redact leaves out; null when it is not recorded any more.

@@ -18,7 +18,7 @@ import (
 
 // Rehearsal is what an observer would do about an event. Nothing of it was done.
 type Rehearsal struct {
-	Observer string           `json:"observer"`
+	Observer string           `json:"observer"` // its name
 	Verdict  observer.Verdict `json:"verdict"`
 	// Reason says why there is no match, for people; "" for a match.
 	Reason string `json:"reason,omitempty"`
@@ -32,10 +32,10 @@ type Rehearsal struct {
 
 // RehearsedAction is what an action would send.
 type RehearsedAction struct {
-	Name       string    `json:"name"`
-	Type       string    `json:"type"`
-	Endpoint   string    `json:"endpoint"` // "" when only the environment knows
-	DeliveryID uuid.UUID `json:"delivery_id"`
+	Name       string    `json:"name"`        // of the action
+	Type       string    `json:"type"`        // of the action: webhook, log …
+	Endpoint   string    `json:"endpoint"`    // "" when only the environment knows
+	DeliveryID uuid.UUID `json:"delivery_id"` // what a receiver would get as webhook-id
 	// Parts are what would be sent, in order.
 	Parts action.Preview `json:"parts"`
 	// Error says why the delivery would be a dead letter, "" when it would not.

@@ -51,25 +51,25 @@ type ReplayOptions struct {
 
 // Replay is what a replay has done so far, or would do.
 type Replay struct {
-	ID      uuid.UUID    `json:"id"`
-	Since   event.Time   `json:"since"`
-	Until   event.Time   `json:"until"`
+	ID      uuid.UUID    `json:"id"`    // of the replay; --id goes on with it
+	Since   event.Time   `json:"since"` // from when on
+	Until   event.Time   `json:"until"` // before when
 	Source  ReplaySource `json:"source"`
-	DryRun  bool         `json:"dry_run"`
+	DryRun  bool         `json:"dry_run"` // nothing was changed
 	Total   int64        `json:"total"`   // events, or rows, of that time
 	Events  int64        `json:"events"`  // of them looked at
 	Matched int64        `json:"matched"` // of them led to a delivery
 	// Deliveries that were made, or would be. Existing had been made by the same replay before.
 	Deliveries int64          `json:"deliveries"`
-	Existing   int64          `json:"existing"`
-	Actions    []ReplayAction `json:"actions"`
+	Existing   int64          `json:"existing"` // deliveries that this replay had made before
+	Actions    []ReplayAction `json:"actions"`  // with their numbers of deliveries
 	// Recorded are rows of the change log that became events now, and NotEvents those that cannot.
 	Recorded  int64 `json:"recorded"`
-	NotEvents int64 `json:"not_events"`
+	NotEvents int64 `json:"not_events"` // rows of the change log that cannot be events
 	// Forgotten are rows of entities that were forgotten, which are left out, and Incomplete events that have lost fields to
 	// history.redact and are no more in the change log: left out, unless they were asked for.
 	Forgotten  int64 `json:"forgotten"`
-	Incomplete int64 `json:"incomplete"`
+	Incomplete int64 `json:"incomplete"` // events left out that may have lost fields to history.redact
 	// Restored are events whose lost fields were read from the change log.
 	Restored int64             `json:"restored"`
 	Errors   []ReplayError     `json:"errors"`   // of conditions: not delivered
@@ -80,23 +80,23 @@ type Replay struct {
 
 // ReplayAction is an action, and how many deliveries it gets.
 type ReplayAction struct {
-	Observer   string `json:"observer"`
-	Action     string `json:"action"`
-	Type       string `json:"type"`
-	Deliveries int64  `json:"deliveries"`
+	Observer   string `json:"observer"`   // its name
+	Action     string `json:"action"`     // its name
+	Type       string `json:"type"`       // of the action
+	Deliveries int64  `json:"deliveries"` // how many
 }
 
 // ReplayError is an observer whose condition could not be evaluated for some of the events.
 type ReplayError struct {
-	Observer string `json:"observer"`
-	Events   int64  `json:"events"`
-	First    string `json:"first"`
+	Observer string `json:"observer"` // its name
+	Events   int64  `json:"events"`   // how many
+	First    string `json:"first"`    // the first error
 }
 
 // ReplayBadRow is a row of the change log that is no event.
 type ReplayBadRow struct {
-	PK     int64  `json:"pk"`
-	Reason string `json:"reason"`
+	PK     int64  `json:"pk"`     // of the row in the change log
+	Reason string `json:"reason"` // why it is no event
 }
 
 // mostBadRows bounds how many rows that are no events are named.

@@ -11,11 +11,11 @@ import (
 
 // Snapshot is a snapshot of a directly captured table that is not at its end yet.
 type Snapshot struct {
-	Table string `json:"table"`
+	Table string `json:"table"` // schema.table
 	// Joins is where the stream takes over; null: the snapshot has not begun, it waits for a worker or for open transactions.
 	Joins   *event.LSN `json:"joins_lsn"`
-	Rows    int64      `json:"rows"` // that have become events so far
-	AskedAt event.Time `json:"asked_at"`
+	Rows    int64      `json:"rows"`     // that have become events so far
+	AskedAt event.Time `json:"asked_at"` // when it was asked for
 }
 
 // readSnapshots leaves out what no worker is going to take: see capture.CapturedTable.Lacks.

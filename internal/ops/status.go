@@ -21,37 +21,37 @@ import (
 
 // Status is how things stand at a moment.
 type Status struct {
-	Time         event.Time `json:"time"` // by the clock of database.url, as all ages are
-	Installation string     `json:"installation"`
+	Time         event.Time `json:"time"`         // by the clock of database.url, as all ages are
+	Installation string     `json:"installation"` // name of the installation
 	// ServerVersion is PostgreSQL's, of database.url.
 	ServerVersion string `json:"server_version"`
-	SchemaVersion int64  `json:"schema_version"`
+	SchemaVersion int64  `json:"schema_version"` // of schema weir in the database
 	// SchemaNeeded is the version that this program was built for.
 	SchemaNeeded int64       `json:"schema_needed"`
-	Stream       Stream      `json:"stream"`
-	Checkpoint   *Checkpoint `json:"checkpoint"` // null before the first start of a worker
-	Workers      []Worker    `json:"workers"`
-	Queues       []Queue     `json:"queues"`
-	DeadLetters  []DeadCount `json:"dead_letters"`
+	Stream       Stream      `json:"stream"`       // the replication slot
+	Checkpoint   *Checkpoint `json:"checkpoint"`   // null before the first start of a worker
+	Workers      []Worker    `json:"workers"`      // those with a lease
+	Queues       []Queue     `json:"queues"`       // unfinished jobs, by queue and state
+	DeadLetters  []DeadCount `json:"dead_letters"` // by observer
 	// Snapshots are those of directly captured tables that are under way.
 	Snapshots []Snapshot `json:"snapshots"`
 	// History is how far each store of the history is that is in use.
 	History []HistoryStatus `json:"history"`
 	// Breakers are the circuit breakers that are not closed, and Gone the actions that are disabled: see Breakers.
 	Breakers []Breaker    `json:"breakers"`
-	Gone     []GoneAction `json:"gone"`
+	Gone     []GoneAction `json:"gone"` // actions that are disabled
 	// Paused is everything that people have paused.
 	Paused []Pause `json:"paused"`
 }
 
 // HistoryStatus is how far a store of the history is.
 type HistoryStatus struct {
-	Store string `json:"store"`
+	Store string `json:"store"` // postgres or elasticsearch
 	// LagSeconds is for how long the oldest event waits that it does not have, 0 when it has all.
 	LagSeconds float64 `json:"lag_seconds"`
 	// EventSeq is the place of the newest event that it has in the order in which events were recorded.
 	EventSeq  int64      `json:"event_seq"`
-	UpdatedAt event.Time `json:"updated_at"`
+	UpdatedAt event.Time `json:"updated_at"` // when it was last written to
 }
 
 // StreamState says what the stream is doing, as far as the two databases show.
@@ -72,7 +72,7 @@ const (
 // Stream is the replication slot, as the source shows it.
 type Stream struct {
 	State StreamState `json:"state"`
-	Slot  string      `json:"slot"`
+	Slot  string      `json:"slot"` // its name
 	// WALStatus is PostgreSQL's: reserved, extended, unreserved or lost; "" without a slot.
 	WALStatus string `json:"wal_status"`
 	// Reader is the client id of the worker that has the slot, "" for none.
@@ -81,9 +81,9 @@ type Stream struct {
 	ReaderKnown bool `json:"reader_known"`
 	// Confirmed is up to where the server was told that everything is durable; null without a slot.
 	Confirmed *event.LSN `json:"confirmed_lsn"`
-	// LagBytes is the WAL behind Confirmed, of all databases of the server. Up to IdleWAL of it is nothing to worry about.
+	// LagBytes is the WAL behind Confirmed, of all databases of the server. Up to 16 kB (IdleWAL) of it is nothing to worry about.
 	LagBytes int64 `json:"lag_bytes"`
-	// LagSeconds is 0 while LagBytes is at most IdleWAL; else the age of the newest ingested change or, when a heartbeat
+	// LagSeconds is 0 while LagBytes is at most 16 kB (IdleWAL); else the age of the newest ingested change or, when a heartbeat
 	// has moved the stream since, the time since then. null before the first start.
 	LagSeconds *float64 `json:"lag_seconds"`
 	// RetainedBytes is the WAL that the server keeps for the slot.
@@ -94,13 +94,13 @@ type Stream struct {
 	// Problem says why a worker would refuse to start, and Mend what to do about it. "" where somebody reads the stream,
 	// where a worker would start, and where it is not known: see CheckStart.
 	Problem string `json:"problem"`
-	Mend    string `json:"mend"`
+	Mend    string `json:"mend"` // what to do about Problem
 	// Lost is why the stream is being recovered from the change log, would be by a worker that starts, or has stopped at a gap;
 	// "" when its continuity is not lost.
 	Lost string `json:"lost"`
 	// RecoveryRead is how many rows of the change log a recovery has looked at, of about RecoveryRows; 0 without one.
 	RecoveryRead int64 `json:"recovery_read"`
-	RecoveryRows int64 `json:"recovery_rows"`
+	RecoveryRows int64 `json:"recovery_rows"` // about how many rows it will look at
 }
 
 // Gap says that changes are missing which cannot be made up for, so that nothing is captured until somebody has accepted it.
@@ -111,27 +111,27 @@ const IdleWAL = 16 << 10
 
 // Checkpoint is up to where everything has been turned into events and jobs.
 type Checkpoint struct {
-	SystemIdentifier string    `json:"system_identifier"`
-	Timeline         int32     `json:"timeline"`
-	LSN              event.LSN `json:"lsn"`
-	TxIndex          int64     `json:"tx_index"`
-	Epoch            int64     `json:"epoch"`
-	Owner            string    `json:"owner"` // client id of the worker that last took the stream
+	SystemIdentifier string    `json:"system_identifier"` // of the source's cluster
+	Timeline         int32     `json:"timeline"`          // of the source
+	LSN              event.LSN `json:"lsn"`               // of the last ingested commit
+	TxIndex          int64     `json:"tx_index"`          // place within the transaction
+	Epoch            int64     `json:"epoch"`             // raised by each new owner
+	Owner            string    `json:"owner"`             // client id of the worker that last took the stream
 	// OwnedSince is when it took it; null where nobody has yet.
 	OwnedSince event.Time `json:"owned_since"`
-	Events     int64      `json:"events"`
+	Events     int64      `json:"events"` // ingested since the first start
 	// CommitTime is when the newest ingested change was committed; null before the first one.
 	CommitTime event.Time `json:"commit_time"`
-	UpdatedAt  event.Time `json:"updated_at"`
+	UpdatedAt  event.Time `json:"updated_at"`  // when it last moved
 	AgeSeconds float64    `json:"age_seconds"` // since UpdatedAt
 }
 
 // Worker is a worker that holds a lease.
 type Worker struct {
-	ClientID string `json:"client_id"`
-	Hostname string `json:"hostname"`
-	PID      int32  `json:"pid"`
-	Version  string `json:"version"`
+	ClientID string `json:"client_id"` // fresh at each start
+	Hostname string `json:"hostname"`  // of its machine
+	PID      int32  `json:"pid"`       // of its process
+	Version  string `json:"version"`   // of the program
 	// StartedAt is when it took its lease; one that was declared dead and began anew has a new one.
 	StartedAt event.Time `json:"started_at"`
 	SeenAt    event.Time `json:"seen_at"` // newest renewal of the lease
@@ -150,17 +150,17 @@ type Worker struct {
 
 // Queue counts the jobs of a queue that are in one state.
 type Queue struct {
-	Queue string `json:"queue"`
-	State string `json:"state"`
-	Jobs  int64  `json:"jobs"`
+	Queue string `json:"queue"` // its name: the endpoint's
+	State string `json:"state"` // River's, as in Delivery
+	Jobs  int64  `json:"jobs"`  // how many
 	// Oldest is from when on the oldest may be worked. It lies in the future for jobs that wait.
 	Oldest event.Time `json:"oldest"`
 }
 
 // DeadCount counts the dead letters of an observer, "" for rows that are no events.
 type DeadCount struct {
-	Observer string `json:"observer"`
-	Jobs     int64  `json:"jobs"`
+	Observer string `json:"observer"` // "" for rows that are no events
+	Jobs     int64  `json:"jobs"`     // how many
 }
 
 // ReadStatus asks the database of schema weir and the source, which may be the same. The error is a *NotMigratedError

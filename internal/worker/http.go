@@ -67,9 +67,9 @@ type health struct {
 
 // Readiness is the body of /readyz.
 type Readiness struct {
-	Ready  bool   `json:"ready"`
-	Stream string `json:"stream"` // connecting, standby, streaming, recovering, gap or paused
-	Error  string `json:"error,omitempty"`
+	Ready  bool   `json:"ready"`           // the status is 200
+	Stream string `json:"stream"`          // connecting, standby, streaming, recovering, gap or paused
+	Error  string `json:"error,omitempty"` // why it is not ready, or why the stream does not go on
 	// Degraded lists what is not as it should be and not needed to go on: a configuration that was refused, a mail
 	// server that the last mail did not reach, Redis that is away, an endpoint whose circuit breaker is open.
 	Degraded []string `json:"degraded"`
