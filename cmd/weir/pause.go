@@ -32,9 +32,9 @@ func newPauseCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pause",
 		Short: "Stop deliveries, to an endpoint or of an observer, or the reading of the stream",
-		Long: `Stop all deliveries, or those to some endpoints or of some observers, in all workers, until somebody resumes them. Events go on
-being recorded, and their deliveries wait: none is lost, and none uses up an attempt. Deliveries that run end as they end.
-Workers follow within about two seconds, also those that start later.
+		Long: `Stop all deliveries, or those to some endpoints or of some observers, in all workers, until somebody resumes them.
+Events go on being recorded, and their deliveries wait: none is lost, and none uses up an attempt. Deliveries that run end as
+they end. Workers follow within about two seconds, also those that start later.
 
 With --stream nobody reads the stream instead: nothing is recorded, and the replication slot holds WAL on the server, more and
 more of it, until weir resume --stream. Reading goes on where it stopped. Where max_slot_wal_keep_size limits what a slot may
@@ -60,8 +60,8 @@ func newResumeCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resume",
 		Short: "Let go on what was paused",
-		Long: `Let go on what was paused. With no flag, every pause of deliveries is lifted, of all of them, of endpoints and of observers,
-also those that River UI has made, but not that of the stream. With flags, only those pauses.`,
+		Long: `Let go on what was paused. With no flag, every pause of deliveries is lifted, of all of them, of endpoints and of
+observers, also those that River UI has made, but not that of the stream. With flags, only those pauses.`,
 		Example: "  weir resume\n  weir resume --endpoint erp.example.org\n  weir resume --stream",
 		Args:    noArguments,
 		RunE:    a.does(func(ctx context.Context, _ []string) error { return a.resume(ctx, f) }),

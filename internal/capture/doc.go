@@ -15,8 +15,8 @@
 //	streaming  --error---> connecting (backoff with jitter, for ever)
 //	any        --SetupError--> Run returns: waiting does not cure it
 //	connecting --settle--> recovering (the slot has lost something: recover.go) --done--> connecting, as from the start
-//	any        --weir pause --stream--> paused (nobody has the slot; pause.go) --weir resume --stream--> connecting
 //	connecting --settle--> gap (and the change log cannot make up for it) --weir accept-gap--> recovering
+//	any        --pause---> paused (weir pause --stream: nobody has the slot; pause.go) --weir resume --stream--> as from the start
 //
 // Settling brings publication, slot and checkpoint into being, in this order, and compares them (judge): a checkpoint
 // of another cluster or installation, or of a timeline that the source's does not come of, is refused; a slot that is gone, lost

@@ -77,8 +77,8 @@ func (p *producers) adjust(ctx context.Context, holding []string) (done bool, er
 	return done, nil
 }
 
-// target is what each queue is to have: 0 for none, while its endpoint must not be called, or is paused. One that nothing goes to any more
-// keeps its producer, since it may hold deliveries; when that producer has been told to stop, it gets another.
+// target is what each queue is to have: 0 for none, while its endpoint must not be called, or is paused. One that nothing goes
+// to any more keeps its producer, since it may hold deliveries; when that producer has been told to stop, it gets another.
 func (p *producers) target(holding []string) map[string]int {
 	target := map[string]int{}
 	for name, at := range *p.wanted.Load() {

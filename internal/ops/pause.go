@@ -151,8 +151,8 @@ func (s *Status) pause(scope Scope) *Pause {
 	return nil
 }
 
-// PauseWork pauses what it is told, or all deliveries. Workers obey within about two seconds; deliveries that run end. The error is
-// an *UnknownTargetError for a name that nobody knows: then nothing is paused.
+// PauseWork pauses what it is told, or all deliveries. Workers obey within about two seconds; deliveries that run end. The
+// error is an *UnknownTargetError for a name that nobody knows: then nothing is paused.
 func PauseWork(ctx context.Context, db DB, t Targets, by, reason string) (*Pauses, error) {
 	return changePauses(ctx, db, t, func(tx pgx.Tx, now []Pause, wanted []target) (changed, unchanged []target, err error) {
 		for _, w := range wanted {
@@ -169,8 +169,8 @@ func PauseWork(ctx context.Context, db DB, t Targets, by, reason string) (*Pause
 	})
 }
 
-// ResumeWork lifts the pauses that it is told, or all of deliveries: that of all, those of endpoints, also from River UI, and those
-// of observers, but not the stream's.
+// ResumeWork lifts the pauses that it is told, or all of deliveries: that of all, those of endpoints, also from River UI, and
+// those of observers, but not the stream's.
 func ResumeWork(ctx context.Context, db DB, t Targets) (*Pauses, error) {
 	return changePauses(ctx, db, t, func(tx pgx.Tx, now []Pause, wanted []target) (changed, unchanged []target, err error) {
 		if t.none() {
@@ -192,9 +192,10 @@ func ResumeWork(ctx context.Context, db DB, t Targets) (*Pauses, error) {
 	})
 }
 
-func changePauses(
-	ctx context.Context, db DB, t Targets, change func(tx pgx.Tx, now []Pause, wanted []target) (changed, unchanged []target, err error),
-) (*Pauses, error) {
+// pauseChange is told what is paused now, and returns which of what is wanted it has changed.
+type pauseChange func(tx pgx.Tx, now []Pause, wanted []target) (changed, unchanged []target, err error)
+
+func changePauses(ctx context.Context, db DB, t Targets, change pauseChange) (*Pauses, error) {
 	wanted, err := t.find(ctx, db)
 	if err != nil {
 		return nil, err
@@ -244,9 +245,12 @@ func described(targets []target, before, now []Pause) []Pause {
 func ReadHeldSlot(ctx context.Context, source store.DBTX, cfg capture.Config) (*HeldSlot, error) {
 	h := &HeldSlot{Slot: string(cfg.WithDefaults().Slot)}
 	err := source.QueryRow(ctx, `
-		SELECT greatest(coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - restart_lsn, 0), 0)::bigint,
-		       (SELECT CASE WHEN setting::bigint >= 0 THEN setting::bigint * 1048576 END FROM pg_settings WHERE name = 'max_slot_wal_keep_size')
-		  FROM pg_replication_slots WHERE slot_name = $1`, h.Slot).Scan(&h.RetainedBytes, &h.LimitBytes)
+		WITH wal AS (
+			SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn)
+		SELECT greatest(coalesce(wal.lsn - s.restart_lsn, 0), 0)::bigint,
+		       (SELECT CASE WHEN setting::bigint >= 0 THEN setting::bigint * 1048576 END -- its unit is MB
+		          FROM pg_settings WHERE name = 'max_slot_wal_keep_size')
+		  FROM pg_replication_slots s CROSS JOIN wal WHERE s.slot_name = $1`, h.Slot).Scan(&h.RetainedBytes, &h.LimitBytes)
 	if notFound(err) {
 		return nil, nil //nolint:nilnil // there is no slot
 	}

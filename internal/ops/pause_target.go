@@ -151,7 +151,7 @@ func (t target) resume(ctx context.Context, tx pgx.Tx) error {
 }
 
 // heldBy returns the pause that keeps a delivery from being made, nil where there is none.
-func (d Delivery) heldBy(paused []Pause) *Pause {
+func (d *Delivery) heldBy(paused []Pause) *Pause {
 	if !slices.Contains([]string{"available", "pending", "retryable", "scheduled"}, d.State) || jobs.OwnQueue(d.Queue) {
 		return nil
 	}

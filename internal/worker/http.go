@@ -54,7 +54,8 @@ func (w *Worker) serveHTTP(ctx context.Context, undo *cleanup) error {
 	return nil
 }
 
-// health answers /readyz: 200 while the stream is read, recovered, stood by for or paused, and jobs are worked, else 503, with the reason.
+// health answers /readyz: 200 while the stream is read, recovered, stood by for or paused, and jobs are worked, else 503, with
+// the reason.
 type health struct {
 	degraded func() []string // what is not as it should be and does not keep the worker from working
 

@@ -279,7 +279,7 @@ func TestPauseKeepsOrder(t *testing.T) {
 	one, two := r.started(config), r.started(config)
 	write := make(chan error, 1)
 	go func() { write <- writeSequences(context.WithoutCancel(t.Context()), r.url, entities, events) }()
-	r.await("calls that hang", func() bool { return calls.Load() > 2*entities })
+	r.await("a call of each entity that hangs", func() bool { return calls.Load() == 3*entities })
 	r.pause(ops.Targets{Observers: []string{"in-order"}})
 	r.obeyed("observer", "in-order", true, one, two)
 	close(open) // those end, and nothing follows
@@ -288,6 +288,9 @@ func TestPauseKeepsOrder(t *testing.T) {
 	}
 	r.await("everything to be ingested", func() bool { return r.jobs("true") == fmt.Sprint(entities*events) })
 	r.await("the rest to wait", func() bool { return r.jobs("state NOT IN ('pending', 'completed')") == "0" })
+	if n := r.jobs("state = 'pending' AND attempted_by IS NOT NULL"); n != "0" {
+		t.Errorf("%s deliveries were called for nothing", n)
+	}
 	called := len(rc.seen())
 	three := r.started(config)
 	r.obeyed("observer", "in-order", true, three)
