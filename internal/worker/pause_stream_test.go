@@ -31,6 +31,7 @@ func TestCrashPausedStream(t *testing.T) {
 		f.pause(stream)
 		f.await("nobody to read", func() bool { return f.reader() == "" })
 		t.Logf("nobody reads %s after the pause (the owner hangs: %t)", time.Since(began).Round(time.Millisecond), hangs)
+		epoch := f.one("SELECT epoch::text FROM weir.checkpoint")
 		if err := owner.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -50,6 +51,9 @@ func TestCrashPausedStream(t *testing.T) {
 		f.await("what was ingested to be delivered", func() bool { return f.jobs("finalized_at IS NULL") == "0" })
 		if n := f.ingested(); n != events {
 			t.Errorf("%d events came while the stream was paused", n-events)
+		}
+		if now := f.one("SELECT epoch::text FROM weir.checkpoint"); now != epoch {
+			t.Errorf("epoch %s, before %s: somebody took the stream while it was paused", now, epoch)
 		}
 		began = time.Now()
 		f.resume(stream)
