@@ -128,3 +128,35 @@ func TestYAMLKeepsDigits(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", out.String(), want)
 	}
 }
+
+// A line ends at the terminal's width; what has no blank and what is to be copied stay whole.
+func TestTableWraps(t *testing.T) {
+	t.Parallel()
+	const long = "one two three four five six seven eight nine ten eleven twelve"
+	for columns, want := range map[int]string{
+		0:   "name  " + long + "\n",
+		100: "name  " + long + "\n",
+		50:  "name  one two three four five six seven eight nine\n      ten eleven twelve\n",
+		10:  "name  one two three four five six seven eight\n      nine ten eleven twelve\n", // nobody reads text that is narrower
+	} {
+		a := &app{environment: environment{columns: columns}}
+		var out strings.Builder
+		var table table
+		table.add(c("name"), c(long))
+		table.write(a, &out)
+		if out.String() != want {
+			t.Errorf("%d columns: got\n%swant\n%s", columns, out.String(), want)
+		}
+	}
+	var out strings.Builder
+	var table table
+	table.add(c("name"), cell{strings.Repeat("SELECT 1; ", 12), quoted})
+	table.detail(plain, strings.Repeat("x", 90)+" y")
+	table.add(c(strings.Repeat("n", 70)), c(long))
+	table.write(&app{}, &out)
+	want := "name  " + strings.Repeat(" ", 64) + "  " + strings.Repeat("SELECT 1; ", 12) + "\n    " + strings.Repeat("x", 90) + "\n    y\n" +
+		strings.Repeat("n", 70) + "\n    " + long + "\n"
+	if got := out.String(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
