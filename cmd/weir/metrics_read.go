@@ -72,7 +72,7 @@ var metricGroups = []struct {
 	{"stream", []string{
 		"weir_stream_", "weir_checkpoint_", "weir_slot_", "weir_recover", "weir_snapshot_",
 	}},
-	{"matching", []string{"weir_matches_", "weir_unmatched_", "weir_condition_"}},
+	{"matching", []string{"weir_events_", "weir_matches_", "weir_misses_", "weir_unmatched_", "weir_condition_"}},
 	{"deliveries", []string{
 		"weir_deliver", "weir_commit_to_", "weir_dead_letters", "weir_alerts_", "weir_rescued_", "weir_rate_limit_", "weir_pause",
 	}},
@@ -81,7 +81,10 @@ var metricGroups = []struct {
 	{"breaker", []string{"weir_breaker_", "weir_actions_gone"}},
 	{"history", []string{"weir_history_", "weir_elasticsearch_", "weir_partitions_"}},
 	{"river", []string{"weir_river_", "weir_jobs_", "weir_queue"}},
-	{"worker", []string{"weir_build_", "weir_config_"}},
+	{"worker", []string{
+		"weir_build_", "weir_config_", "weir_workers", "weir_lease_", "weir_ready", "weir_degraded", "weir_trace_",
+	}},
+	{"console", []string{"weir_console_"}},
 	{"other", []string{"weir_", ""}},
 	{"process", []string{"process_"}},
 	{"go", []string{"go_"}},

@@ -31,7 +31,7 @@ func newPauseCommand(a *app) *cobra.Command {
 	var f pauseFlags
 	cmd := &cobra.Command{
 		Use:   "pause",
-		Short: "Stop deliveries, to an endpoint or of an observer, or the reading of the stream",
+		Short: "Stop deliveries, or the reading of the stream",
 		Long: `Stop all deliveries, or those to some endpoints or of some observers, in all workers, until somebody resumes them.
 Events go on being recorded, and their deliveries wait: none is lost, and none uses up an attempt. Deliveries that run end as
 they end. Workers follow within about two seconds, also those that start later.

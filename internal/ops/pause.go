@@ -33,8 +33,8 @@ type Pause struct {
 	// Name is that of the endpoint or the observer, "" for all deliveries and for the stream. Of a queue that no endpoint has
 	// which workers know, it is the queue's.
 	Name  string     `json:"name"`
-	Since event.Time `json:"since"`
-	By    string     `json:"by"` // "" for a queue that was paused elsewhere, as in River UI
+	Since event.Time `json:"since"` // when it was paused
+	By    string     `json:"by"`    // "" for a queue that was paused elsewhere, as in River UI
 	// Reason is what that person said, "" for nothing.
 	Reason string `json:"reason"`
 }
@@ -66,8 +66,8 @@ type Pauses struct {
 
 // HeldSlot is the WAL that the server keeps for the slot while nobody reads the stream.
 type HeldSlot struct {
-	Slot          string `json:"slot"`
-	RetainedBytes int64  `json:"retained_bytes"`
+	Slot          string `json:"slot"`           // its name
+	RetainedBytes int64  `json:"retained_bytes"` // WAL that the slot holds now
 	// LimitBytes is max_slot_wal_keep_size, beyond which the server removes WAL that the slot still needs; null: there is no
 	// limit, until the disk is full.
 	LimitBytes *int64 `json:"limit_bytes"`
