@@ -18,7 +18,7 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 		if err != nil || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}
-		raw, err := os.ReadFile(path) //nolint:gosec // of this repository
+		raw, err := os.ReadFile(path)
 		for _, match := range declared.FindAllStringSubmatch(string(raw), -1) {
 			tests[match[1]] = true
 		}
@@ -33,12 +33,13 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 	}
 	named := 0
 	for _, page := range append(pages, "README.md") {
-		raw, err := os.ReadFile(page) //nolint:gosec // of this repository
+		raw, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, match := range regexp.MustCompile("`((?:Test|Benchmark|Fuzz)[A-Z]\\w+)`").FindAllStringSubmatch(string(raw), -1) {
-			if named++; !tests[match[1]] {
+			named++
+			if !tests[match[1]] {
 				t.Errorf("%s names %s, which does not exist", page, match[1])
 			}
 		}

@@ -183,6 +183,7 @@ func (f *faults) begin() {
 	f.receiver.stop()
 	f.elastic.stop()
 	f.must(f.redis.Kill())
+	f.busy.weir("pause", "--observer", "condition")
 	f.busy.configure(f.good + "nonsense: 1\n")
 	f.must(f.busy.process.Signal(syscall.SIGHUP))
 	f.busy.log("Order", 5)
@@ -228,6 +229,7 @@ func (f *faults) end() {
 	}
 	f.gap.weir("accept-gap", "--yes")
 	f.busy.weir("breaker", "close", "gone/webhook")
+	f.busy.weir("resume")
 	f.index(http.MethodDelete, "")
 }
 

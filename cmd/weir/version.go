@@ -29,7 +29,10 @@ func newVersionCommand(a *app) *cobra.Command {
 		Short: "Print the version",
 		Args:  noArguments,
 		RunE: a.does(func(context.Context, []string) error {
-			v := versionReport{version, cmp.Or(commit, recorded("vcs.revision")), migrations.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
+			v := versionReport{
+				Version: version, Commit: cmp.Or(commit, recorded("vcs.revision")), Schema: migrations.Version,
+				Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH,
+			}
 			return a.print(v, func(w io.Writer) {
 				fmt.Fprintf(w, "weir %s, schema version %d, %s, %s/%s\n", v.Version, v.Schema, v.Go, v.OS, v.Arch)
 			})

@@ -18,7 +18,7 @@ type Place struct {
 	SystemIdentifier string     `json:"system_identifier"` // of the source's cluster
 	Timeline         int32      `json:"timeline"`          // of the source, 0 where it is not known
 	Server           string     `json:"server"`            // port and data directory of the source, as far as known
-	DatabaseSystem   string     `json:"database_system"`   // of the cluster with schema weir, and that database's oid, as far as known
+	DatabaseSystem   string     `json:"database_system"`   // of the cluster with schema weir, and that database's oid, if known
 	Installation     string     `json:"installation"`      // name of the installation
 	Slot             string     `json:"slot"`              // name of the slot
 	LSN              *event.LSN `json:"lsn"`               // null for a slot that is still to be made

@@ -69,8 +69,9 @@ func (m *metrics) slotCollectors() []prometheus.Collector {
 	}
 	for _, status := range walStatuses {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name:        "weir_slot_wal_status",
-			Help:        "1 for the slot's wal_status (reserved, extended, unreserved or lost), else 0; as of the last heartbeat interval.",
+			Name: "weir_slot_wal_status",
+			Help: "1 for the slot's wal_status (reserved, extended, unreserved or lost), else 0; " +
+				"as of the last heartbeat interval.",
 			ConstLabels: prometheus.Labels{"status": status},
 		}, func() float64 { return oneIf(m.slot.Load().status == status) }))
 	}

@@ -110,5 +110,6 @@ func unreachable(err error) bool {
 	var connect *pgconn.ConnectError
 	var refused *pgconn.PgError
 	var network net.Error
-	return errors.As(err, &connect) || errors.As(err, &network) || errors.As(err, &refused) && away(refused) || pgconn.SafeToRetry(err)
+	return errors.As(err, &connect) || errors.As(err, &network) || errors.As(err, &refused) && away(refused) ||
+		pgconn.SafeToRetry(err)
 }

@@ -92,12 +92,12 @@ func newMoving(t *testing.T) *moving {
 	t.Helper()
 	m := &moving{rig: newRig(t), movement: &movement{}, test: t, redis: sandbox.TestRedis(t)}
 	m.rc = newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
-		switch {
-		case req.URL.Path == "/gone":
+		switch req.URL.Path {
+		case "/gone":
 			w.WriteHeader(http.StatusGone)
-		case req.URL.Path == "/bad":
+		case "/bad":
 			w.WriteHeader(http.StatusBadRequest)
-		case req.URL.Path == "/down":
+		case "/down":
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
