@@ -28,6 +28,7 @@ func notesOf(s *ops.Status) []note {
 	all := streamNotes(s)
 	all = append(all, slotNotes(s)...)
 	all = append(all, workerNotes(s)...)
+	all = append(all, pauseNotes(s)...)
 	all = append(all, deliveryNotes(s)...)
 	for _, h := range s.History {
 		if lag := time.Duration(h.LagSeconds * float64(time.Second)); lag >= lateHistory {
@@ -113,6 +114,29 @@ func workerNotes(s *ops.Status) (all []note) {
 				Do: "weir validate-config",
 			})
 		}
+	}
+	return all
+}
+
+// pauseNotes is for those who wonder why nothing comes, and for what somebody has forgotten.
+func pauseNotes(s *ops.Status) (all []note) {
+	for _, p := range s.Paused {
+		text := "Paused: " + p.What() + ", for " + span(time.Time(s.Time).Sub(time.Time(p.Since)))
+		if p.By != "" {
+			text += ", by " + p.By
+		}
+		if p.Reason != "" {
+			text += ": " + strings.TrimSuffix(short(p.Reason, 200), ".")
+		}
+		resume := "weir resume"
+		switch p.Scope {
+		case ops.ScopeStream:
+			resume += " --stream"
+		case ops.ScopeEndpoint, ops.ScopeObserver:
+			resume += " --" + string(p.Scope) + " " + p.Name
+		case ops.ScopeDeliveries:
+		}
+		all = append(all, note{Level: "warn", Text: text + ".", Do: resume})
 	}
 	return all
 }

@@ -108,6 +108,8 @@ func streamBadge(s *ops.Status) badge {
 		return badge{"warn", "not started"}
 	case ops.StreamRecovering:
 		return badge{"warn", "recovering"}
+	case ops.StreamPaused:
+		return badge{"warn", "paused"}
 	case ops.StreamNoSlot:
 		return badge{"bad", "no slot"}
 	default:

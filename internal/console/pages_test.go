@@ -78,6 +78,13 @@ func TestOverviewOfTrouble(t *testing.T) {
 		"an open breaker": {func(s *site) {
 			s.exec(`INSERT INTO weir.endpoint (name, state, reason, open_until) VALUES ('erp', 'open', '20 of 20 calls failed', now() + interval '30 s')`)
 		}, []string{"The breaker of erp is open: 20 of 20 calls failed."}},
+		"a paused stream": {func(s *site) {
+			s.slot()
+			s.exec(`INSERT INTO weir.pause (scope, name, paused_by, reason) VALUES ('stream', '', 'anna', 'an upgrade')`)
+		}, []string{"Paused: the stream, for", ", by anna: an upgrade.", "weir resume --stream", "paused"}},
+		"a paused observer": {func(s *site) {
+			s.exec(`INSERT INTO weir.pause (scope, name, paused_by) VALUES ('observer', 'order-shipped', 'anna')`)
+		}, []string{"Paused: observer order-shipped, for", "weir resume --observer order-shipped"}},
 		"a gone action": {
 			func(s *site) {
 				s.exec(`INSERT INTO weir.gone (observer, action, target) VALUES ('order-shipped', 'notify', 'x')`)
