@@ -28,6 +28,8 @@ var floors = map[string]int{
 	"cmd/weir":                 9,
 	"cmd/riverui-proxy":        9,
 	"examples/orders/receiver": 9,
+	"examples/receiver":        9,
+	"examples":                 9, // a test that runs the documents
 
 	"internal/worker":  8,
 	"internal/console": 8,
@@ -55,12 +57,14 @@ var floors = map[string]int{
 	"internal/telemetry": 1,
 	"db/migrations":      1,
 
-	"internal/setting": 0,
-	"examples/orders":  0,
+	"internal/document": 0,
+	"internal/setting":  0,
+	"examples/orders":   0,
 }
 
-// forTests are the packages that the tests of any package may import: the private servers and the schema in them.
-var forTests = map[string]bool{"internal/sandbox": true, "db/migrations": true}
+// forTests are the packages that the tests of any package may import: the private servers, the schema in them, and
+// the documents.
+var forTests = map[string]bool{"internal/sandbox": true, "db/migrations": true, "internal/document": true}
 
 // TestFloors holds every import of the module against the floors. It parses the files itself, whatever their build
 // constraints: a test that asked the go command would pass from the test cache after a new import, since only files
