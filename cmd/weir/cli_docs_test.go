@@ -15,6 +15,8 @@ func TestCommandLineDocumentation(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(`# The command line
 
+<!-- not run on this page: it says how to call each command; what they print is in cmd/weir/testdata/golden -->
+
 What ` + "`weir --help`" + ` says, of all commands. What they print with ` + "`--format json`" + ` is in [api.md](api.md).
 
 Text is wrapped at the terminal's width, at 80 columns where there is none; what is to be copied is not. Colours are for terminals
@@ -46,9 +48,13 @@ func writeCommand(t *testing.T, b *strings.Builder, cmd *cobra.Command) {
 	if ours && cmd.HasParent() && cmd.Runnable() && cmd.HasAvailableLocalFlags() && !cmd.HasExample() && cmd.NonInheritedFlags().HasAvailableFlags() {
 		t.Errorf("%s has flags and no example", cmd.CommandPath())
 	}
-	fmt.Fprintf(b, "\n## %s\n\n%s\n", cmd.CommandPath(), strings.TrimSpace(markdown(orShort(cmd))))
+	about := cmd.Short + "." // of cobra's completions, which say how to install them: weir completion bash --help
+	if ours {
+		about = strings.TrimSpace(markdown(orShort(cmd)))
+	}
+	fmt.Fprintf(b, "\n## %s\n\n%s\n", cmd.CommandPath(), about)
 	if cmd.Runnable() && !cmd.HasSubCommands() {
-		fmt.Fprintf(b, "\n```\n%s\n```\n", cmd.UseLine())
+		fmt.Fprintf(b, "\n```text\n%s\n```\n", cmd.UseLine())
 	}
 	if cmd.HasExample() {
 		fmt.Fprintf(b, "\nExamples:\n\n```sh\n%s\n```\n", unindented(cmd.Example))

@@ -138,14 +138,28 @@ func flagsExist(cmd *cobra.Command, words []string) error {
 // weirCalls are the arguments of weir in a command line, wherever it stands: also behind sudo, or in a container.
 func weirCalls(line string) (calls [][]string) {
 	for _, words := range split(line) {
-		at := slices.IndexFunc(words, func(word string) bool { return word == "weir" || strings.HasSuffix(word, "/weir") })
+		isWeir := func(word string) bool { return word == "weir" || strings.HasSuffix(word, "/weir") }
+		at := slices.IndexFunc(words, isWeir)
 		if at < 0 || at > 0 && !runsAnother(words[0]) {
 			continue
+		}
+		if slices.Contains(containers, words[0]) { // images, namespaces and entrypoints have names, too
+			if !slices.Contains(words, "run") && !slices.Contains(words, "exec") {
+				continue
+			}
+			for i := at; i < len(words); i++ {
+				if isWeir(words[i]) {
+					at = i
+				}
+			}
 		}
 		calls = append(calls, words[at+1:])
 	}
 	return calls
 }
+
+// containers run a program of an image.
+var containers = []string{"docker", "podman", "kubectl"}
 
 // runsAnother says that a program runs what comes behind it.
 func runsAnother(word string) bool {
