@@ -11,7 +11,7 @@ import (
 var (
 	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading = regexp.MustCompile(`(?m)^#+ +(.+)$`)
-	code    = regexp.MustCompile("(?ms)^```.*?^```")
+	code    = regexp.MustCompile("(?s)\n```.*?\n```")
 )
 
 // TestLinks: what a page of the documentation points to exists, files and headings alike.
