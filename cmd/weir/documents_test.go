@@ -274,7 +274,7 @@ func TestWeirCalls(t *testing.T) {
 		`weir migrate up && weir attach "my table" &`:       `[[migrate up] [attach my table]]`,
 		`weir search status:shipped '"acme corp"' 2>&1`:     `[[search status:shipped acme corp]]`,
 		`weir forget --id $(psql shop -c "SELECT 1") --yes`: `[[forget --id $(psql shop -c SELECT 1) --yes]]`,
-		`kubectl exec deploy/weir -- weir status`:           `[[-- weir status]]`,
+		`kubectl exec deploy/weir -- weir status`:           `[[status]]`,
 		`psql shop -c "SELECT weir"; cd weir`:               `[]`,
 		`weir accept-gap [--dry-run]`:                       `[[accept-gap --dry-run]]`,
 		`weir doctor | grep -v '^ok'`:                       `[[doctor]]`,

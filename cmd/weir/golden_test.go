@@ -164,7 +164,8 @@ var varying = []struct {
 	{regexp.MustCompile(`port \d+, data directory\s+\S+/data`), "port 5432, data directory /data"},
 	{regexp.MustCompile(`\b7[4-9]\d{17}\b`), "7400000000000000000"},
 	{regexp.MustCompile(`database \d+`), "database 16384"},
-	{regexp.MustCompile(`holds [\d.]+ k?B already`), "holds 197.0 kB already"},
+	{regexp.MustCompile(`holds [\d.]+ [kM]?B already`), "holds 197.0 kB already"},
+	{regexp.MustCompile(`paused \d+ s ago`), "paused now"},
 	{regexp.MustCompile(`by \S+@\S+(: |\n)`), "by anna@db-1$1"},
 }
 

@@ -221,6 +221,9 @@ func TestSnapshotAskedForLater(t *testing.T) {
 		r.capture(step.tables...)
 		run := r.start(fmt.Sprint("run", i))
 		r.streaming(run)
+		r.await("the snapshot", func() bool { // it may wait for transactions of other tests
+			return r.one(`SELECT count(*)::text FROM ingested WHERE event::json ->> 'cdc_source' = 'snapshot'`) == fmt.Sprint(len(step.want))
+		})
 		r.became(fmt.Sprint("step ", i), step.want...)
 		run.stop(t)
 		r.letGo()
