@@ -25,6 +25,9 @@ var movedElsewhere = map[string]string{
 	"weir_jobs_moved_total":            "../jobs/housekeeping_test.go TestMoverLeavesWhatIsNeeded",
 	"weir_partitions_dropped_total":    "../jobs/housekeeping_test.go TestPartitionsAreMadeAndDropped",
 	"weir_slot_safe_wal_bytes":         "../capture/slothealth_test.go TestSlotHealth",
+	"weir_paused":                      "pause_test.go TestPauseAllDeliveries",
+	"weir_trace_spans_dropped_total":   "../telemetry/provider_test.go TestCollectorHangs",
+	"weir_trace_spans_exported_total":  "../telemetry/provider_test.go TestCollectorAway",
 	"weir_build_info":                  "metrics_doc_test.go TestMetricsDocumentation", // its value is 1
 }
 
