@@ -61,22 +61,32 @@ func (s *Stream) rest(ctx context.Context) error {
 	}
 	defer closeConn(ctx, dst)
 	var measured time.Time
+	told := false
 	for ctx.Err() == nil {
 		paused, err := isPaused(ctx, dst)
 		if err != nil {
 			return err
 		}
 		if !paused {
-			if s.Health().State == Paused {
+			if told {
 				s.log.Info("the stream is not paused any more", "slot", s.cfg.Slot)
 			}
 			return nil
 		}
-		if s.Health().State != Paused {
+		if !told {
 			s.log.Warn("the stream is paused: nobody reads it, and its slot holds WAL", "slot", s.cfg.Slot,
 				"mend", "weir resume --stream")
+			told = true
 		}
-		s.setHealth(Paused, nil)
+		cp, err := readCheckpoint(ctx, dst)
+		if err != nil {
+			return err
+		}
+		if cp != nil && cp.State == stateGap { // which a pause does not hide
+			s.setHealth(Gap, errors.New(cp.Problem+"; to go on: "+GapMend))
+		} else {
+			s.setHealth(Paused, nil)
+		}
 		if time.Since(measured) >= s.cfg.Heartbeat.Std() {
 			measured = time.Now()
 			s.measure(ctx)

@@ -1,6 +1,7 @@
 package capture_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/fraiseql/weir/internal/capture"
@@ -39,4 +40,23 @@ func TestPausedStream(t *testing.T) {
 	r.exec("DELETE FROM weir.pause")
 	r.await("the rest", func() bool { return r.ingested() == "1 2 3 4 5 6" })
 	r.await("both to know", func() bool { return one.Health().State != capture.Paused && two.Health().State != capture.Paused })
+}
+
+// A gap is something that somebody has to decide: a pause does not hide it.
+func TestPausedGap(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	first := r.start("one")
+	r.streaming(first)
+	first.stop(t)
+	r.letGo()
+	r.exec("UPDATE weir.checkpoint SET state = 'gap', problem = 'the slot is gone'")
+	r.exec("INSERT INTO weir.pause (scope) VALUES ('stream')")
+	run := r.start("two")
+	r.await("the gap", func() bool { return run.Health().State == capture.Gap })
+	if got := run.Health().Err; !strings.Contains(got, "the slot is gone") || !strings.Contains(got, "weir accept-gap") {
+		t.Errorf("it says %q", got)
+	}
+	r.exec("UPDATE weir.checkpoint SET state = 'streaming', problem = ''")
+	r.await("the pause", func() bool { return run.Health().State == capture.Paused })
 }

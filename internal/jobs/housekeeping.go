@@ -78,6 +78,8 @@ func (h *housekeeper) Work(ctx context.Context, job *river.Job[housekeepingArgs]
 		func() error { return h.forgetEndpoints(ctx) },
 		func() error { return h.forgetClaims(ctx) },
 		func() error { return keepPauses(ctx, h.queue.runner.pool) },
+		// Who had begun to make deliveries available after a pause may have died, with rows that others passed over as locked.
+		func() error { h.queue.resumed(); return nil },
 	} {
 		if h.queue.isEnding() {
 			err = errors.Join(err, errEnding)

@@ -149,7 +149,11 @@ func (g *gauges) look(ctx context.Context) error {
 	}
 	g.jobs.Reset()
 	g.oldest.Reset()
-	g.leader.Set(0)
+	leads := 0.0
+	if seen.Leads {
+		leads = 1
+	}
+	g.leader.Set(leads) // at once: a scrape in between would see no leader
 	if err != nil {
 		return fmt.Errorf("count jobs: %w", err)
 	}
@@ -157,7 +161,6 @@ func (g *gauges) look(ctx context.Context) error {
 	if !seen.Leads {
 		return nil
 	}
-	g.leader.Set(1)
 	for _, queue := range g.queues() {
 		g.oldest.WithLabelValues(queue)
 		for _, state := range unfinished {
