@@ -236,7 +236,7 @@ func cacheScene(t *testing.T) map[string]string {
 	env["REDIS_URL"], env["WEIR_CONFIG"] = server.URL(), "testdata/cache.yaml"
 	log := slog.New(slog.NewTextHandler(testLog{t}, nil))
 	var redis cache.Config
-	check(t, yaml.Unmarshal([]byte("url: "+server.URL()), &redis))
+	check(t, yaml.Unmarshal([]byte("timeout: 5s\nurl: "+server.URL()), &redis))
 	r := cache.Open(redis, log, prometheus.NewRegistry())
 	t.Cleanup(func() { check(t, r.Close()) })
 	check(t, ops.NameKeys(t.Context(), db, r, "production"))

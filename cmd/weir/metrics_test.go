@@ -134,7 +134,7 @@ func TestMetricsOfSomethingElse(t *testing.T) {
 	mux.HandleFunc("/followed", func(http.ResponseWriter, *http.Request) { followed = true })
 	mux.HandleFunc("/page", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>hello</html>\n") })
 	mux.HandleFunc("/endless", func(w http.ResponseWriter, _ *http.Request) {
-		for line := strings.Repeat("# nothing\n", 1000); ; {
+		for line := strings.Repeat("# nothing\n", 200_000); ; { // quick, for the limit of the size to come first
 			if _, err := io.WriteString(w, line); err != nil {
 				return
 			}
