@@ -240,21 +240,41 @@ func cacheScene(t *testing.T) map[string]string {
 	r := cache.Open(redis, log, prometheus.NewRegistry())
 	t.Cleanup(func() { check(t, r.Close()) })
 	check(t, ops.NameKeys(t.Context(), db, r, "production"))
-	results := cache.NewResults(r, cache.ResultsOptions{ClientID: readerID, Logger: log, Registerer: prometheus.NewRegistry()})
+	remote := cache.NewRemote(r)
+	until(t, "a worker that hears of invalidations before it keeps a result, so that it has them in its memory", func() bool {
+		_, err := remote.Invalidate(t.Context(), cache.Selection{All: true})
+		check(t, err)
+		return lookedUp(t, cache.NewResults(r, cache.ResultsOptions{
+			ClientID: readerID, Logger: log, Registerer: prometheus.NewRegistry(),
+		}))
+	})
+	until(t, "the figures", func() bool {
+		stats, err := remote.WorkerStats(t.Context(), []string{readerID})
+		check(t, err)
+		return stats[readerID].HitsMemory == 2
+	})
+	return env
+}
+
+// lookedUp stores two results and finds each once more: in memory, or the worker has begun too late and is stopped.
+func lookedUp(t *testing.T, results *cache.Results) bool {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); results.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-ended })
+	stop := func() { cancel(); <-ended }
+	t.Cleanup(stop)
 	for _, total := range []string{"1", "2"} {
 		key := cache.Key{Observer: "hook", Action: "get", Key: "order-" + total}
 		look := func() cache.Lookup { return results.Get(t.Context(), key, []string{"total:" + total}, time.Minute, 0) }
 		look().Fill.Store(t.Context(), []byte("a result"), time.Hour)
-		until(t, "the result in memory", func() bool { return look().Found == cache.Hit })
+		if found := look().Found; found != cache.Hit {
+			t.Fatalf("a result that was stored is not found: %v", found)
+		}
 	}
-	until(t, "the figures", func() bool {
-		stats, err := cache.NewRemote(r).WorkerStats(t.Context(), []string{readerID})
-		check(t, err)
-		return len(stats) == 1
-	})
-	return env
+	if results.Stats().HitsMemory < 2 {
+		stop()
+		return false
+	}
+	return true
 }
