@@ -209,7 +209,7 @@ func startPrometheus(t *testing.T, installations ...*installation) *prometheus {
 		}
 	}
 	p := &prometheus{t: t, address: freePort(t)}
-	var out *output
+	var out *sandbox.Output
 	p.process, out = spawn(t, installed(t, "prometheus"), "--config.file="+filepath.Join(dir, "prometheus.yaml"),
 		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+p.address, "--log.level=warn")
 	await(t, "Prometheus", func() bool {

@@ -2,7 +2,6 @@
 package deploy_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -92,28 +91,10 @@ func freePort(t *testing.T) (address string) {
 	return listener.Addr().String()
 }
 
-// output is what a process writes, while it is running.
-type output struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
-
 // spawn starts a process that is killed when the test ends.
-func spawn(t *testing.T, name string, args ...string) (*sandbox.Process, *output) {
+func spawn(t *testing.T, name string, args ...string) (*sandbox.Process, *sandbox.Output) {
 	t.Helper()
-	out := &output{}
+	out := &sandbox.Output{}
 	p, err := sandbox.StartProcess(context.WithoutCancel(t.Context()), name, args, nil, out)
 	if err != nil {
 		t.Fatal(err)

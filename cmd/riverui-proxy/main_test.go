@@ -152,26 +152,8 @@ type process struct {
 	*exec.Cmd
 	t     *testing.T
 	url   string
-	log   *output
+	log   *sandbox.Output
 	ended chan error
-}
-
-// output is what a process has written, while it runs.
-type output struct {
-	mu   sync.Mutex // guards text
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
 }
 
 // built is the folder with the program, once a test has asked for it.
@@ -194,7 +176,7 @@ func start(t *testing.T, keys string) *process {
 	t.Helper()
 	path, err := build()
 	check(t, err)
-	p := &process{t: t, log: &output{}, ended: make(chan error, 1)}
+	p := &process{t: t, log: &sandbox.Output{}, ended: make(chan error, 1)}
 	p.Cmd = exec.CommandContext(context.WithoutCancel(t.Context()), path, "--config", write(t, "console: {listen: \"127.0.0.1:0\", "+keys+"}\n"))
 	p.Env = append(os.Environ(), "DATABASE_URL="+postgres.Database(t), "CONSOLE_PASSWORD=hunter2-of-the-console")
 	p.Stdout, p.Stderr = p.log, p.log

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,30 +22,12 @@ var postgres sandbox.Suite
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(postgres.Main(m)) }
 
-// output is what a run wrote, while it is still running.
-type output struct {
-	mu   sync.Mutex // guards the rest
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
 // runUntil runs the worker and, once its output contains the text, asks it to stop. An empty text is never contained.
 func runUntil(t *testing.T, text string, lookup func(string) (string, bool), args ...string) (code int, stderr string) {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
-	var out output
+	var out sandbox.Output
 	ended := make(chan int, 1)
 	go func() { ended <- run(ctx, args, lookup, nil, &out, &out) }()
 	tick := time.NewTicker(5 * time.Millisecond)

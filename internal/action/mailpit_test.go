@@ -21,7 +21,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -54,7 +53,7 @@ func newMailpit(t *testing.T, args ...string) *mailpit {
 		"--smtp", m.smtp, "--listen", listen, "--database", filepath.Join(dir, "mail.db"), "--disable-version-check",
 		"--smtp-disable-rdns", "--smtp-tls-cert", pair.file, "--smtp-tls-key", pair.key,
 	}, args...)
-	var log locked
+	var log sandbox.Output
 	p, err := sandbox.StartProcess(t.Context(), strings.TrimSpace(string(binary)), args, []string{"MP_SMTP_AUTH=weir:hunter2"}, &log)
 	if err != nil {
 		t.Fatal(err)
@@ -80,23 +79,6 @@ func newMailpit(t *testing.T, args ...string) *mailpit {
 			t.Fatalf("mailpit is not ready:\n%s", log.String())
 		}
 	}
-}
-
-type locked struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (l *locked) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *locked) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 // freeAddress is one that nobody listens on, below the ports that the kernel gives to the connections of other tests.

@@ -114,7 +114,7 @@ func TestPasswordAlone(t *testing.T) {
 func TestWrongPassword(t *testing.T) {
 	t.Parallel()
 	server := sandbox.TestRedis(t, "--requirepass", "another")
-	log := &lines{}
+	log := &sandbox.Output{}
 	r := Open(at(t, "redis://weir:p%40ss%3Aw%2Frd@"+server.Addr()), slog.New(slog.NewTextHandler(log, nil)), prometheus.NewRegistry())
 	defer r.Close()
 	r.Name("main", "")

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -201,22 +200,4 @@ func bare(t testing.TB, cfg Config) redis.UniversalClient {
 	c := redis.NewUniversalClient(cfg.WithDefaults().options())
 	t.Cleanup(func() { _ = c.Close() })
 	return c
-}
-
-// lines is a log that may be read meanwhile.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }

@@ -1,11 +1,9 @@
 package capture_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fraiseql/weir/internal/capture"
+	"github.com/fraiseql/weir/internal/sandbox"
 	"github.com/fraiseql/weir/internal/setting"
 )
 
@@ -43,22 +42,9 @@ func (r *rig) slotPID() string {
 }
 
 // lines keeps what is logged.
-type lines struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
+type lines struct{ sandbox.Output }
 
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), text)
-}
+func (l *lines) count(text string) int { return strings.Count(l.String(), text) }
 
 // Somebody else who reads our slot is left alone, whatever the name of the session, and however long that lasts: a person, or a
 // worker of another installation. It is said, once.

@@ -25,9 +25,9 @@ type stage struct {
 	*rig
 	b     *tab
 	work  *sandbox.Process
-	erp   atomic.Int32 // the status that the ERP answers with
-	calls atomic.Int32 // to the ERP
-	log   output       // of the worker
+	erp   atomic.Int32   // the status that the ERP answers with
+	calls atomic.Int32   // to the ERP
+	log   sandbox.Output // of the worker
 }
 
 func newStage(t *testing.T) *stage {

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -34,24 +33,6 @@ func check(t *testing.T, err error) {
 	}
 }
 
-// output is what a console has logged, while it runs.
-type output struct {
-	mu   sync.Mutex // guards text
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
 // password is the one of the tests' consoles that ask for one.
 const password = "hunter2-of-the-console"
 
@@ -61,7 +42,7 @@ type rig struct {
 	console *Console
 	url     string // of its root, without a slash at the end
 	db      *pgx.Conn
-	log     *output
+	log     *sandbox.Output
 	client  *http.Client
 	stop    func() error // once
 }
@@ -83,7 +64,7 @@ func newRigOn(t *testing.T, databaseURL, text string) *rig {
 		Lookup: func(name string) (string, bool) { return password, name == "CONSOLE_PASSWORD" },
 	})
 	check(t, err)
-	r := &rig{t: t, log: &output{}, client: &http.Client{
+	r := &rig{t: t, log: &sandbox.Output{}, client: &http.Client{
 		Transport: &http.Transport{}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	ready := make(chan string, 1)

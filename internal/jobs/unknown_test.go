@@ -1,31 +1,13 @@
 package jobs
 
 import (
-	"bytes"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/fraiseql/weir/internal/sandbox"
 )
-
-// lines is a log that is read while it is written.
-type lines struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
 
 func TestUnknownWaitGrows(t *testing.T) {
 	t.Parallel()
@@ -61,7 +43,7 @@ fails: {entity: Order, condition: totl > 1, actions: [{type: log}]}
 other: {entity: Order, actions: [{type: log}]}
 `)
 	r.commit(order(1, `{}`), order(2, `{}`))
-	var log lines
+	var log sandbox.Output
 	r.q.runner.log = slog.New(slog.NewTextHandler(&log, nil))
 	r.q.Swap(observerSet(t, `{}`), nil)
 	r.run()

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
+
+	"github.com/fraiseql/weir/internal/sandbox"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,12 +25,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type sending struct {
 	*Provider
 	metrics *Metrics
-	log     *lines
+	log     *sandbox.Output
 }
 
 func newSending(t *testing.T, endpoint string) *sending {
 	t.Helper()
-	s := &sending{metrics: NewMetrics(prometheus.NewRegistry()), log: &lines{}}
+	s := &sending{metrics: NewMetrics(prometheus.NewRegistry()), log: &sandbox.Output{}}
 	var err error
 	s.Provider, err = New(t.Context(), Options{
 		Endpoint: endpoint, Version: "test", Metrics: s.metrics, Logger: slog.New(slog.NewTextHandler(s.log, nil)),
@@ -53,24 +54,6 @@ func (s *sending) count(result string) float64 {
 		return testutil.ToFloat64(s.metrics.dropped)
 	}
 	return testutil.ToFloat64(s.metrics.exported.WithLabelValues(result))
-}
-
-// lines is a log that several write to.
-type lines struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 // A collector that is away costs spans and one line of the log, and nobody's time.

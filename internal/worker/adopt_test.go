@@ -22,7 +22,7 @@ import (
 // refused runs a worker to its end and returns what it said.
 func (r *rig) refused(t *testing.T, config string) string {
 	t.Helper()
-	log := &syncBuffer{}
+	log := &sandbox.Output{}
 	proc, err := sandbox.StartProcess(context.WithoutCancel(t.Context()), workerBinary(t), []string{"--config", config}, os.Environ(), log)
 	if err != nil {
 		t.Fatal(err)
@@ -210,7 +210,7 @@ func TestPromotedStandbyGoesOn(t *testing.T) {
 	standby.await("the standby has the order", func() bool { return standby.one("SELECT count(*)::text FROM core.tb_entity_change_log") == "3" })
 	config := standby.write(hook(rc.URL, ""))
 	elsewhere := standby.write("installation: staging\n" + hook(rc.URL, ""))
-	log := &syncBuffer{}
+	log := &sandbox.Output{}
 	waiting, err := sandbox.StartProcess(context.WithoutCancel(t.Context()), workerBinary(t), []string{"--config", config}, os.Environ(), log)
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package worker_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -49,30 +48,13 @@ func workerBinary(t *testing.T) string {
 type process struct {
 	*sandbox.Process
 	r   *rig
-	log *syncBuffer
-}
-
-type syncBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	log *sandbox.Output
 }
 
 // spawn starts a worker and waits until it reads the stream, stands by, or rests while that is paused. It is killed when the test ends.
 func (r *rig) spawn(t *testing.T, config string) *process {
 	t.Helper()
-	p := &process{r: r, log: &syncBuffer{}}
+	p := &process{r: r, log: &sandbox.Output{}}
 	proc, err := sandbox.StartProcess(context.WithoutCancel(t.Context()), workerBinary(t), []string{"--config", config}, os.Environ(), p.log)
 	if err != nil {
 		t.Fatal(err)
