@@ -1,12 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"time"
 
@@ -31,22 +29,19 @@ func askHealth(ctx context.Context, explicit string, lookup func(string) (string
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	if err := healthy(ctx, string(cfg.HTTP.Listen)); err != nil {
+	if err := healthy(ctx, cfg.HTTP.Listen); err != nil {
 		fmt.Fprintln(stderr, "worker: not alive:", err)
 		return exitFailed
 	}
 	return exitDone
 }
 
-func healthy(ctx context.Context, listen string) error {
-	host, port, err := net.SplitHostPort(listen)
-	if err != nil {
+func healthy(ctx context.Context, listen config.Listen) error {
+	address, ok := listen.Local()
+	if !ok {
 		return errors.New("http.listen is off: nobody can ask")
 	}
-	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-		host = ""
-	}
-	target := "http://" + net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port) + "/healthz"
+	target := "http://" + address + "/healthz"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, http.NoBody)
 	if err != nil {
 		return err

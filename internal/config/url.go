@@ -94,6 +94,19 @@ func (URL) JSONSchema() *jsonschema.Schema {
 // Listen is an address to listen on: host:port, :port for every interface, "" for none.
 type Listen string
 
+// Local is where a program on this machine reaches what listens there, as host:port. false: nothing does, or it is not known on
+// which port.
+func (l Listen) Local() (address string, ok bool) {
+	host, port, err := net.SplitHostPort(string(l))
+	if err != nil || port == "0" {
+		return "", false
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port), true
+}
+
 // UnmarshalYAML reads an address at a node of the file.
 func (l *Listen) UnmarshalYAML(_ context.Context, node ast.Node) error {
 	const want = `expected host:port, as in 127.0.0.1:9464, or "" to turn it off`
