@@ -9,15 +9,15 @@ import (
 	"github.com/fraiseql/weir/internal/store"
 )
 
-// Scope is what a pause holds.
-type Scope string
+// scope is what a pause holds.
+type scope string
 
 // The scopes, as weir.paused has them.
 const (
-	Deliveries     Scope = "deliveries" // all of them
-	PausedEndpoint Scope = "endpoint"   // River's pause of its queue
-	PausedObserver Scope = "observer"
-	PausedStream   Scope = "stream"
+	allDeliveries  scope = "deliveries" // all of them
+	pausedEndpoint scope = "endpoint"   // River's pause of its queue
+	pausedObserver scope = "observer"
+	pausedStream   scope = "stream"
 )
 
 // statePaused is the state of rows of FollowEndpoints that are pauses.
@@ -25,7 +25,7 @@ const statePaused = "paused"
 
 // held names what a person has paused. The name is empty for all deliveries and for the stream, and the queue's for an endpoint.
 type held struct {
-	scope Scope
+	scope scope
 	name  string
 }
 
@@ -63,7 +63,7 @@ func (p *Panel) Watch(observers []string) {
 }
 
 // ObserverPaused says that deliveries of an observer wait.
-func (p *Panel) ObserverPaused(name string) bool { return p.paused(held{PausedObserver, name}) }
+func (p *Panel) ObserverPaused(name string) bool { return p.paused(held{pausedObserver, name}) }
 
 // QueuePaused says that nothing of a queue that is an endpoint's, or was, is to be delivered.
 func (p *Panel) QueuePaused(queue string) bool {
@@ -81,8 +81,8 @@ func (p *Panel) paused(h held) bool {
 
 // queuePaused wants mu to be held.
 func (p *Panel) queuePaused(queue string) bool {
-	_, all := p.pauses[held{scope: Deliveries}]
-	_, one := p.pauses[held{PausedEndpoint, queue}]
+	_, all := p.pauses[held{scope: allDeliveries}]
+	_, one := p.pauses[held{pausedEndpoint, queue}]
 	return all || one
 }
 
@@ -93,7 +93,7 @@ func (p *Panel) takePauses(rows []store.FollowEndpointsRow) []store.FollowEndpoi
 		if r.State != statePaused {
 			return false
 		}
-		pauses[held{Scope(r.Action), r.Endpoint}] = pause{since: r.ChangedAt, by: r.ChangedBy, reason: r.Reason}
+		pauses[held{scope(r.Action), r.Endpoint}] = pause{since: r.ChangedAt, by: r.ChangedBy, reason: r.Reason}
 		return true
 	})
 	p.adoptPauses(pauses)
@@ -110,7 +110,7 @@ func (p *Panel) adoptPauses(pauses map[held]pause) {
 	}
 	p.countPaused()
 	p.mu.Unlock()
-	_, streamPaused := pauses[held{scope: PausedStream}]
+	_, streamPaused := pauses[held{scope: pausedStream}]
 	if streamPaused && p.streamPaused != nil { // each time: who is told may have been about to begin
 		p.streamPaused()
 	}
@@ -124,7 +124,7 @@ func (p *Panel) adoptPauses(pauses map[held]pause) {
 	for h := range before {
 		if _, is := pauses[h]; !is {
 			p.log.Info("resumed", "what", h.String())
-			turned, resumed = true, resumed || h.scope == PausedObserver
+			turned, resumed = true, resumed || h.scope == pausedObserver
 		}
 	}
 	if resumed && p.resumed != nil {
@@ -137,12 +137,12 @@ func (p *Panel) adoptPauses(pauses map[held]pause) {
 
 // countPaused sets the metric: of all deliveries and the stream, and of the endpoints and observers in force. mu is held.
 func (p *Panel) countPaused() {
-	names := map[held]string{{scope: Deliveries}: "", {scope: PausedStream}: ""}
+	names := map[held]string{{scope: allDeliveries}: "", {scope: pausedStream}: ""}
 	for name := range p.circuits {
-		names[held{PausedEndpoint, p.queueOf(name)}] = name
+		names[held{pausedEndpoint, p.queueOf(name)}] = name
 	}
 	for _, name := range p.observers {
-		names[held{PausedObserver, name}] = name
+		names[held{pausedObserver, name}] = name
 	}
 	for h, name := range p.counted {
 		if _, ok := names[h]; !ok {
@@ -167,11 +167,11 @@ func (p *Panel) degradedByPauses() []string {
 	}
 	var degraded []string
 	for _, h := range slices.Collect(maps.Keys(p.pauses)) {
-		if h.scope == PausedStream {
+		if h.scope == pausedStream {
 			continue
 		}
 		said := h
-		if name, ok := endpoints[h.name]; ok && h.scope == PausedEndpoint {
+		if name, ok := endpoints[h.name]; ok && h.scope == pausedEndpoint {
 			said.name = name
 		}
 		degraded = append(degraded, fmt.Sprintf("%s: %s", said, p.pauses[h]))

@@ -79,17 +79,17 @@ func TestPausesAcrossAReload(t *testing.T) {
 	if n := a.Allowed("erp", 50); n != 0 {
 		t.Errorf("%d may run of a worker that has just started", n)
 	}
-	wantPaused := func(want float64, scope Scope, name string) {
+	wantPaused := func(want float64, scope scope, name string) {
 		t.Helper()
 		if got := testutil.ToFloat64(a.metrics.paused.WithLabelValues(string(scope), name)); got != want {
 			t.Errorf("weir_paused of %s %s is %v, want %v", scope, name, got, want)
 		}
 	}
-	wantPaused(1, Deliveries, "")
-	wantPaused(0, PausedEndpoint, "erp")
-	wantPaused(1, PausedObserver, "o")
-	wantPaused(0, PausedObserver, "p")
-	wantPaused(0, PausedStream, "")
+	wantPaused(1, allDeliveries, "")
+	wantPaused(0, pausedEndpoint, "erp")
+	wantPaused(1, pausedObserver, "o")
+	wantPaused(0, pausedObserver, "p")
+	wantPaused(0, pausedStream, "")
 
 	a.Configure(map[string]Endpoint{"crm": {Breaker: quick}}, nil)
 	a.Watch([]string{"p"})

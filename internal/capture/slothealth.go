@@ -23,8 +23,9 @@ type slotHealth struct {
 // walStatuses are those of pg_replication_slots.
 var walStatuses = []string{"reserved", "extended", "unreserved", lost}
 
-// readSlotHealth returns pgx.ErrNoRows where there is no slot.
-func readSlotHealth(ctx context.Context, conn *pgx.Conn, slot Name) (*slotHealth, error) {
+// measure keeps the slot's health and how far the server's WAL has come, for whoever reads the slot or would read it.
+// pgx.ErrNoRows: there is no slot.
+func (m *metrics) measure(ctx context.Context, conn *pgx.Conn, slot Name) (*slotHealth, error) {
 	var current string
 	var safe *int64
 	seen := &slotHealth{safe: math.Inf(1)}
@@ -39,15 +40,7 @@ func readSlotHealth(ctx context.Context, conn *pgx.Conn, slot Name) (*slotHealth
 	if safe != nil {
 		seen.safe = float64(*safe)
 	}
-	seen.current, err = event.ParseLSN(current)
-	return seen, err
-}
-
-// measure keeps the slot's health and how far the server's WAL has come, for whoever reads the slot or would read it.
-// pgx.ErrNoRows: there is no slot.
-func (m *metrics) measure(ctx context.Context, conn *pgx.Conn, slot Name) (*slotHealth, error) {
-	seen, err := readSlotHealth(ctx, conn, slot)
-	if err != nil {
+	if seen.current, err = event.ParseLSN(current); err != nil {
 		return nil, err
 	}
 	m.slot.Store(seen)

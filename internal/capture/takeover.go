@@ -212,14 +212,9 @@ func (b *standby) measure(ctx context.Context) error {
 		return nil
 	}
 	b.measured = time.Now()
-	seen, err := readSlotHealth(ctx, b.src, b.cfg.Slot)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil
-	}
-	if err != nil {
+	if _, err := b.metrics.measure(ctx, b.src, b.cfg.Slot); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("read the slot: %w", err)
 	}
-	b.metrics.slot.Store(seen)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
@@ -113,9 +114,9 @@ func ResumeQueue(ctx context.Context, tx pgx.Tx, name string) error {
 	return nil
 }
 
-// clientOfTx is a client that works nothing, and has no connection but a caller's transaction.
+// clientOfTx is a client that works nothing, says nothing, and has no connection but a caller's transaction.
 func clientOfTx() (*river.Client[pgx.Tx], error) {
-	client, err := river.NewClient(riverpgxv5.New(nil), &river.Config{Schema: Schema})
+	client, err := river.NewClient(riverpgxv5.New(nil), &river.Config{Schema: Schema, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, fmt.Errorf("make River's client: %w", err)
 	}

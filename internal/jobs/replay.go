@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/observer"
@@ -34,14 +33,13 @@ type Replayer struct {
 // NewReplayer makes a replayer for all observers, or for the one named. The id is the replay's: what it has made once it does
 // not make again.
 func NewReplayer(id uuid.UUID, set *observer.Set, only string) (*Replayer, error) {
-	log := slog.New(slog.DiscardHandler)
-	client, err := river.NewClient(riverpgxv5.New(nil), &river.Config{Schema: Schema, Logger: log})
+	client, err := clientOfTx()
 	if err != nil {
-		return nil, fmt.Errorf("make River's client: %w", err)
+		return nil, err
 	}
 	current := &atomic.Pointer[observer.Set]{}
 	current.Store(set)
-	return &Replayer{id: id, only: only, set: set, client: client, turns: newTurns(nil, current, log)}, nil
+	return &Replayer{id: id, only: only, set: set, client: client, turns: newTurns(nil, current, slog.New(slog.DiscardHandler))}, nil
 }
 
 // Replay is what some events lead to.
