@@ -169,7 +169,7 @@ func (a *app) writeBreakers(w io.Writer, b ops.Breakers) {
 
 // whyText says who put a breaker into its state, and why.
 func whyText(b ops.Breaker) string {
-	switch reason := short(b.Reason, errorLength); {
+	switch reason := ops.Short(b.Reason, errorLength); {
 	case b.By == "":
 		return reason
 	case reason == "":

@@ -99,7 +99,7 @@ func (a *app) writeCache(w io.Writer, found ops.ResultCache) {
 		t.add(c(one.ClientID), c(hitRate(s)))
 		t.detail(plain, fmt.Sprintf("found: %d in its memory, %d in Redis; missed: %d; Redis was away: %d", s.HitsMemory, s.HitsRedis,
 			s.Misses, s.Away))
-		t.detail(plain, fmt.Sprintf("its memory holds %s, %s", count(int64(s.Entries), "result"), size(int64(s.Bytes))))
+		t.detail(plain, fmt.Sprintf("its memory holds %s, %s", count(int64(s.Entries), "result"), ops.Size(int64(s.Bytes))))
 	}
 	t.write(a, w)
 }

@@ -194,9 +194,9 @@ func (a *app) writeReport(w io.Writer, r ops.EventReport) {
 		if d.Moved {
 			job = "moved" // to weir.outcome: there is no such job any more
 		}
-		t.add(c("  "+job), c(name(d)+again(d)), stateCell(d), c(attempts(d)), c(outcomeText(d.Outcome)))
+		t.add(c("  "+job), c(ops.FullName(d)+again(d)), stateCell(d), c(ops.Tries(d)), c(outcomeText(d.Outcome)))
 		if text := lastError(d); text != "" {
-			t.detail(dim, short(text, errorLength))
+			t.detail(dim, ops.Short(text, errorLength))
 		}
 		if d.NextAttemptAt != (event.Time{}) {
 			t.detail(plain, "next attempt "+ago(now, d.NextAttemptAt))
@@ -237,7 +237,7 @@ func (a *app) writeErrors(w io.Writer, deliveries []ops.Delivery) {
 	t := table{header: []string{"  OBSERVER/ACTION", "ATTEMPT", "FAILED"}}
 	for _, d := range deliveries {
 		for _, e := range d.Errors {
-			t.add(c("  "+name(d)), c(fmt.Sprint(e.Attempt)), c(ago(time.Now(), e.At)))
+			t.add(c("  "+ops.FullName(d)), c(fmt.Sprint(e.Attempt)), c(ago(time.Now(), e.At)))
 			t.detail(dim, oneLine(e.Error))
 		}
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/fraiseql/weir/internal/ops"
 )
 
 // screen writes the demo's lines as things happen: a label, a subject and text, aligned.
@@ -31,7 +33,7 @@ func (s *screen) line(look style, label, subject, format string, args ...any) {
 
 // detail belongs to the line before.
 func (s *screen) detail(text string) {
-	fmt.Fprintf(s.stdout, "  %-8s  %-8s  %s\n", "", "", s.paint(dim, short(text, 130)))
+	fmt.Fprintf(s.stdout, "  %-8s  %-8s  %s\n", "", "", s.paint(dim, ops.Short(text, 130)))
 }
 
 // gist is what a webhook's body says: the data of a whole event, else all of it.

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fraiseql/weir/internal/ops"
-	"github.com/fraiseql/weir/internal/setting"
 )
 
 func newDeadLetterCommand(a *app) *cobra.Command {
@@ -43,21 +42,13 @@ func (f *filterFlags) filter(now time.Time) (ops.Filter, error) {
 	return filter, err
 }
 
-// moment reads the value of a flag that names a time: so long ago, a time, or a day's first moment in UTC. "": the zero time.
+// moment reads the value of a flag that names a time, as ops.ParseMoment does.
 func moment(flag, text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
+	t, err := ops.ParseMoment(text, now)
+	if err != nil {
+		return t, wrongUse("--%s %q: %w", flag, text, err)
 	}
-	if d, err := setting.ParseDuration(text); err == nil {
-		return now.Add(-d.Std()), nil
-	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if t, err := time.Parse(layout, text); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, wrongUse("--%s %q: expected a duration as in 24h or 7d, or a time as in 2026-01-31T12:00:00Z or 2026-01-31",
-		flag, text)
+	return t, nil
 }
 
 // withDeadLetters runs a command on the dead letters of a migrated database.

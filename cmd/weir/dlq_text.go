@@ -1,16 +1,13 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/fraiseql/weir/internal/jobs"
 	"github.com/fraiseql/weir/internal/ops"
 )
 
@@ -29,9 +26,9 @@ func (a *app) writePage(w io.Writer, page ops.DeadLetterPage, filtered bool) {
 	now := time.Now()
 	t := table{header: []string{"ID", "OBSERVER/ACTION", "FAILED", "ATTEMPTS"}}
 	for _, d := range page.DeadLetters {
-		t.add(c(strconv.FormatInt(d.JobID, 10)), c(name(d)), c(ago(now, d.FinalizedAt)), c(attempts(d)))
+		t.add(c(strconv.FormatInt(d.JobID, 10)), c(ops.FullName(d)), c(ago(now, d.FinalizedAt)), c(ops.Tries(d)))
 		t.detail(plain, eventText(d))
-		t.detail(dim, d.Reason+": "+short(d.LastError, errorLength))
+		t.detail(dim, d.Reason+": "+ops.Short(d.LastError, errorLength))
 	}
 	t.write(a, w)
 	if page.After != 0 {
@@ -43,7 +40,7 @@ func (a *app) writeDeadLetter(w io.Writer, d ops.DeadLetter) {
 	now := time.Now()
 	var t table
 	t.add(cell{"dead letter", bold}, cell{strconv.FormatInt(d.JobID, 10), bold})
-	t.add(c("delivery"), c(name(d.Delivery)))
+	t.add(c("delivery"), c(ops.FullName(d.Delivery)))
 	if d.DeliveryID != nil {
 		t.add(c("webhook-id"), c(d.DeliveryID.String()))
 	}
@@ -53,7 +50,7 @@ func (a *app) writeDeadLetter(w io.Writer, d ops.DeadLetter) {
 	t.add(c("event"), c(fmt.Sprintf("%s, %s, at %s+%d", eventText(d.Delivery), eventID(d.EventID), d.LSN, d.TxIndex)))
 	t.add(c("state"), stateCell(d.Delivery))
 	t.add(c("reason"), c(d.Reason))
-	t.add(c("attempts"), c(attempts(d.Delivery)))
+	t.add(c("attempts"), c(ops.Tries(d.Delivery)))
 	t.add(c("queue"), c(d.Queue))
 	t.add(c("created"), c(agoAndWhen(now, d.CreatedAt)))
 	t.add(c("failed"), c(agoAndWhen(now, d.FinalizedAt)))
@@ -62,13 +59,13 @@ func (a *app) writeDeadLetter(w io.Writer, d ops.DeadLetter) {
 		t.add(c("in line"), cell{count(d.Waiting, "delivery") + " of this entity, to run in order", yellow})
 	}
 	if d.Outcome != nil && d.Outcome.ResponseBody != "" {
-		t.add(c("response"), c(short(d.Outcome.ResponseBody, 200)))
+		t.add(c("response"), c(ops.Short(d.Outcome.ResponseBody, 200)))
 	}
 	t.write(a, w)
 	fmt.Fprintln(w)
 	errors := table{header: []string{"ATTEMPT", "AT", "ERROR"}}
 	for _, e := range d.Errors {
-		errors.add(c(strconv.Itoa(e.Attempt)), c(agoAndWhen(now, e.At)), c(short(e.Error, 500)))
+		errors.add(c(strconv.Itoa(e.Attempt)), c(agoAndWhen(now, e.At)), c(ops.Short(e.Error, 500)))
 	}
 	errors.write(a, w)
 	if d.Event != nil {
@@ -85,7 +82,7 @@ func (a *app) writeStats(w io.Writer, stats ops.DeadLetterStats) {
 	now := time.Now()
 	t := table{header: []string{"COUNT", "OBSERVER/ACTION", "REASON", "NEWEST"}}
 	for _, g := range stats.Groups {
-		t.add(c(strconv.FormatInt(g.Count, 10)), c(name(ops.Delivery{Observer: g.Observer, Action: g.Action})), c(g.Reason),
+		t.add(c(strconv.FormatInt(g.Count, 10)), c(ops.FullName(ops.Delivery{Observer: g.Observer, Action: g.Action})), c(g.Reason),
 			c(ago(now, g.Newest)))
 		if g.Count > 1 {
 			t.detail(dim, "the oldest "+ago(now, g.Oldest))
@@ -93,18 +90,6 @@ func (a *app) writeStats(w io.Writer, stats ops.DeadLetterStats) {
 	}
 	t.write(a, w)
 	fmt.Fprintf(w, "\n%s\n", count(stats.Total, "dead letter"))
-}
-
-// name is observer/action; a change that could not be matched has no action, and perhaps no observer. A document that
-// Elasticsearch refused is that of an event, or of a delivery.
-func name(d ops.Delivery) string {
-	if d.Kind == jobs.KindDocument {
-		return strings.TrimSuffix("history: "+strings.Trim(d.Observer+"/"+d.Action, "/"), ": ")
-	}
-	if d.Action == "" {
-		return cmp.Or(d.Observer, noObserver)
-	}
-	return d.Observer + "/" + d.Action
 }
 
 func eventText(d ops.Delivery) string {
@@ -120,13 +105,6 @@ func eventID(id uuid.UUID) string {
 		return "no id"
 	}
 	return id.String()
-}
-
-func attempts(d ops.Delivery) string {
-	if d.Moved { // how many there might have been is no longer known
-		return fmt.Sprint(d.Attempt)
-	}
-	return fmt.Sprintf("%d of %d", d.Attempt, d.MaxAttempts)
 }
 
 // stateCell uses our own word for a dead letter: River's are discarded and cancelled.
@@ -147,12 +125,5 @@ func outcomeText(o *ops.Outcome) string {
 	if o == nil {
 		return "-"
 	}
-	text := o.Result
-	if o.ResponseStatus != 0 {
-		text += fmt.Sprintf(" (%d)", o.ResponseStatus)
-	}
-	if o.DuplicateOf != nil {
-		text += " of delivery " + o.DuplicateOf.String()
-	}
-	return text + " in " + span(time.Duration(o.DurationMS)*time.Millisecond)
+	return o.Text() + " in " + span(time.Duration(o.DurationMS)*time.Millisecond)
 }

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fraiseql/weir/internal/config"
+	"github.com/fraiseql/weir/internal/ops"
 )
 
 const (
@@ -106,17 +107,11 @@ func (a *app) listen(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w\nmend it, or name the worker with --url", err)
 	}
-	host, port, err := net.SplitHostPort(string(cfg.HTTP.Listen))
-	if err != nil || port == "0" {
+	address, ok := cfg.HTTP.Listen.Local()
+	if !ok {
 		return "", wrongUse("http.listen of the configuration is %q: give it an address, or name a worker with --url", cfg.HTTP.Listen)
 	}
-	switch host {
-	case "", "0.0.0.0":
-		host = "127.0.0.1"
-	case "::":
-		host = "::1"
-	}
-	return net.JoinHostPort(host, port), nil
+	return address, nil
 }
 
 // shown is a URL without what may be secret in it.
@@ -142,7 +137,7 @@ func (e *scrapeError) Error() string {
 func (e *scrapeError) Unwrap() error { return e.err }
 
 // scrape reads and parses the metrics. It follows no redirect, which might lead the password elsewhere, and uses no proxy.
-func scrape(ctx context.Context, from *url.URL, limit time.Duration) (map[string]*dto.MetricFamily, error) {
+func scrape(ctx context.Context, from *url.URL, limit time.Duration) (families map[string]*dto.MetricFamily, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s", limit))
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from.String(), http.NoBody)
@@ -170,15 +165,18 @@ func scrape(ctx context.Context, from *url.URL, limit time.Duration) (map[string
 	if response.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("%s answers %s: %s", shown(from), response.Status, statusAdvice(response))
 	}
-	body := &io.LimitedReader{R: response.Body, N: scrapeLimit + 1}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(body)
+	text, err := io.ReadAll(io.LimitReader(response.Body, scrapeLimit+1))
 	switch {
-	case body.N <= 0:
-		return nil, fmt.Errorf("%s has more than %s: these are no worker's metrics", shown(from), size(scrapeLimit))
+	case len(text) > scrapeLimit:
+		return nil, fmt.Errorf("%s has more than %s: these are no worker's metrics", shown(from), ops.Size(scrapeLimit))
 	case ctx.Err() != nil:
 		return nil, &scrapeError{shown(from), context.Cause(ctx)}
-	case err != nil:
+	}
+	if err == nil {
+		parser := expfmt.NewTextParser(model.UTF8Validation)
+		families, err = parser.TextToMetricFamilies(bytes.NewReader(text))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("what answers at %s are no metrics: %w\nname the /metrics of a worker with --url", shown(from), err)
 	}
 	return families, nil

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/fraiseql/weir/internal/ops"
 )
 
 // writeMetrics writes a table for each group: what has one value first, then what has a distribution.
@@ -108,7 +110,7 @@ func quantity(m metric, value *float64) string {
 	case m.Unit == "seconds":
 		return fineSpan(*value)
 	case m.Unit == "bytes" && *value < 1<<62:
-		return size(int64(*value))
+		return ops.Size(int64(*value))
 	case *value == float64(int64(*value)):
 		return strconv.FormatInt(int64(*value), 10)
 	default:

@@ -140,9 +140,9 @@ func heldText(h *ops.HeldSlot) string {
 	case h == nil:
 		return "which has no slot yet"
 	case h.LimitBytes == nil:
-		return fmt.Sprintf("whose slot %s then holds WAL until the disk is full (%s now)", h.Slot, size(h.RetainedBytes))
+		return fmt.Sprintf("whose slot %s then holds WAL until the disk is full (%s now)", h.Slot, ops.Size(h.RetainedBytes))
 	default:
-		return fmt.Sprintf("whose slot %s then holds WAL up to %s (%s now)", h.Slot, size(*h.LimitBytes), size(h.RetainedBytes))
+		return fmt.Sprintf("whose slot %s then holds WAL up to %s (%s now)", h.Slot, ops.Size(*h.LimitBytes), ops.Size(h.RetainedBytes))
 	}
 }
 
@@ -174,12 +174,12 @@ func writeHeld(w io.Writer, h *ops.HeldSlot) {
 		fmt.Fprintln(w, "There is no slot yet: what is captured begins when the stream is resumed.")
 		return
 	}
-	fmt.Fprintf(w, "From now on slot %s holds the server's WAL.\nIt holds %s already.\n", h.Slot, size(h.RetainedBytes))
+	fmt.Fprintf(w, "From now on slot %s holds the server's WAL.\nIt holds %s already.\n", h.Slot, ops.Size(h.RetainedBytes))
 	if h.LimitBytes == nil {
 		fmt.Fprintln(w, "Nothing limits that but the disk: max_slot_wal_keep_size is not set.")
 		return
 	}
-	fmt.Fprintf(w, "Beyond max_slot_wal_keep_size, %s, the stream loses its continuity.\n", size(*h.LimitBytes))
+	fmt.Fprintf(w, "Beyond max_slot_wal_keep_size, %s, the stream loses its continuity.\n", ops.Size(*h.LimitBytes))
 }
 
 // resumeCommand lifts these and no other pauses.
@@ -224,7 +224,7 @@ func pausedText(p ops.Pause, now time.Time) string {
 		text += " in River UI"
 	}
 	if p.Reason != "" {
-		text += "\n  " + short(p.Reason, 78)
+		text += "\n  " + ops.Short(p.Reason, 78)
 	}
 	return text
 }

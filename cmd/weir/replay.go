@@ -222,11 +222,11 @@ func (a *app) writeReplay(w io.Writer, r *ops.Replay) {
 		}
 	}
 	for _, row := range r.BadRows {
-		a.sayf(w, "  row %d: %s\n", row.PK, visible(short(row.Reason, 200)))
+		a.sayf(w, "  row %d: %s\n", row.PK, visible(ops.Short(row.Reason, 200)))
 	}
 	for _, e := range r.Errors {
 		a.sayf(w, "%s %s: the condition of %s fails: %s\n", a.paint(red, "not delivered"), count(e.Events, "event"), e.Observer,
-			visible(short(e.First, 200)))
+			visible(ops.Short(e.First, 200)))
 	}
 	fmt.Fprintf(w, "%s %s\n", count(r.Deliveries, "delivery"), verb)
 	switch {

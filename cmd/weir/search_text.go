@@ -1,14 +1,10 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
@@ -46,7 +42,7 @@ func (a *app) writeHit(w io.Writer, hit ops.FoundEvent, q index.Query) {
 	} else {
 		what := fmt.Sprintf("%s %s %s", e.Type, e.EntityType, e.EntityID)
 		fmt.Fprintf(w, "%s  %s\n  %s\n", time.Time(e.Timestamp).UTC().Format(time.RFC3339), a.paint(bold, oneLine(what)), hit.ID)
-		for _, line := range a.fold(excerpt(e.Data, q)) {
+		for _, line := range a.fold(q.Excerpt(e.Data, excerptLength, excerptBefore)) {
 			fmt.Fprintf(w, "  %s\n", a.marked(line, q))
 		}
 	}
@@ -54,14 +50,14 @@ func (a *app) writeHit(w io.Writer, hit ops.FoundEvent, q index.Query) {
 	now := time.Now()
 	for _, d := range hit.Deliveries {
 		state := stateCell(d)
-		t.add(c("  "+name(d)), state, c(whenText(now, d)))
+		t.add(c("  "+ops.FullName(d)), state, c(whenText(now, d)))
 		if d.Outcome != nil {
 			t.detail(plain, outcomeText(d.Outcome)+", "+triesText(d))
 		} else {
 			t.detail(plain, triesText(d))
 		}
 		if text := lastError(d); text != "" {
-			t.detail(dim, short(text, errorLength))
+			t.detail(dim, ops.Short(text, errorLength))
 		}
 	}
 	t.write(a, w)
@@ -71,7 +67,7 @@ func triesText(d ops.Delivery) string {
 	if d.Moved {
 		return count(d.Attempt, "attempt")
 	}
-	return "attempt " + attempts(d)
+	return "attempt " + ops.Tries(d)
 }
 
 // whenText is when the delivery ended, or is tried next.
@@ -84,35 +80,6 @@ func whenText(now time.Time, d ops.Delivery) string {
 	default:
 		return "-"
 	}
-}
-
-// excerpt is a part of an event's data on one line, with the first word that was looked for.
-func excerpt(data json.RawMessage, q index.Query) string {
-	var line bytes.Buffer
-	if len(data) == 0 || json.Compact(&line, data) != nil || line.String() == "null" {
-		return ""
-	}
-	text := line.String()
-	const mark = "\x00" // JSON has none
-	first, _, _ := strings.Cut(q.Highlight(text, mark, ""), mark)
-	at := utf8.RuneCountInString(first)
-	if len(first) == len(text) { // no word of the data
-		at = 0
-	}
-	runes := []rune(text)
-	from := 0
-	if at+excerptBefore > excerptLength {
-		from = at - excerptBefore
-	}
-	end := min(len(runes), from+excerptLength)
-	shown := string(runes[from:end])
-	if from > 0 {
-		shown = "…" + shown
-	}
-	if end < len(runes) {
-		shown += "…"
-	}
-	return shown
 }
 
 // fold breaks a text where the line ends: JSON has few blanks.

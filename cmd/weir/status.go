@@ -86,11 +86,11 @@ func ownerText(cp *ops.Checkpoint, now time.Time) string {
 }
 
 func slotText(s ops.Stream) string {
-	text := fmt.Sprintf("%s, confirmed %s, %s behind", s.Slot, s.Confirmed, size(s.LagBytes))
+	text := fmt.Sprintf("%s, confirmed %s, %s behind", s.Slot, s.Confirmed, ops.Size(s.LagBytes))
 	if s.LagSeconds != nil && *s.LagSeconds > 0 {
 		text += " (" + span(time.Duration(*s.LagSeconds*float64(time.Second))) + ")"
 	}
-	return text + ", holds " + size(s.RetainedBytes) + " of WAL"
+	return text + ", holds " + ops.Size(s.RetainedBytes) + " of WAL"
 }
 
 func snapshotCell(s ops.Snapshot, now time.Time) cell {
@@ -232,11 +232,8 @@ func (a *app) writeDeadCounts(w io.Writer, s *ops.Status) {
 	fmt.Fprintln(w)
 	t := table{header: []string{"OBSERVER", "DEAD LETTERS"}}
 	for _, d := range s.DeadLetters {
-		t.add(c(cmp.Or(d.Observer, noObserver)), cell{strconv.FormatInt(d.Jobs, 10), red})
+		t.add(c(cmp.Or(d.Observer, ops.NoObserver)), cell{strconv.FormatInt(d.Jobs, 10), red})
 	}
 	t.write(a, w)
 	fmt.Fprintln(w, "\nLook at them with: weir dlq list")
 }
-
-// noObserver stands for the observer of a row that is no event.
-const noObserver = "(no event)"

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -51,22 +50,6 @@ func span(d time.Duration) string {
 	}
 }
 
-// size is a number of bytes in the units of PostgreSQL's settings.
-func size(bytes int64) string {
-	const kilo = 1 << 10
-	if bytes < kilo {
-		return fmt.Sprintf("%d B", bytes)
-	}
-	value, unit := float64(bytes)/kilo, "kB"
-	for _, larger := range []string{"MB", "GB", "TB"} {
-		if value < kilo {
-			break
-		}
-		value, unit = value/kilo, larger
-	}
-	return strconv.FormatFloat(value, 'f', 1, 64) + " " + unit
-}
-
 // count is a number with its noun, "1 dead letter", "2 dead letters" or "2 deliveries".
 func count[N int | int64](n N, noun string) string {
 	if n == 1 {
@@ -80,15 +63,6 @@ func count[N int | int64](n N, noun string) string {
 
 // oneLine folds a text, as errors of pgx are of several lines.
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
-
-// short is the beginning of a text, on one line.
-func short(text string, limit int) string {
-	text = oneLine(text)
-	if runes := []rune(text); len(runes) > limit {
-		return string(runes[:limit-1]) + "…"
-	}
-	return text
-}
 
 // orDash is for empty fields of a table.
 func orDash(text string) string {

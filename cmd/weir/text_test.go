@@ -11,6 +11,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/fraiseql/weir/internal/event"
+	"github.com/fraiseql/weir/internal/ops"
 )
 
 func TestAgo(t *testing.T) {
@@ -40,7 +41,7 @@ func TestSize(t *testing.T) {
 	for bytes, want := range map[int64]string{
 		0: "0 B", 1023: "1023 B", 1024: "1.0 kB", 1536: "1.5 kB", 5 << 20: "5.0 MB", 3 << 30: "3.0 GB", 1 << 42: "4.0 TB", 1 << 52: "4096.0 TB",
 	} {
-		if got := size(bytes); got != want {
+		if got := ops.Size(bytes); got != want {
 			t.Errorf("%d: got %q, want %q", bytes, got, want)
 		}
 	}

@@ -51,10 +51,9 @@ type database struct {
 	pool *pgxpool.Pool
 	log  *slog.Logger
 
-	mu       sync.Mutex // guards the rest, and lets one ask for all
-	asked    time.Time
-	err      error
-	migrated bool
+	mu    sync.Mutex // guards the rest, and lets one ask for all
+	asked time.Time
+	err   error
 }
 
 // check returns nil if the database answers and has what the pages read, an *ops.NotMigratedError if it does not have it.
@@ -66,7 +65,7 @@ func (d *database) check(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTime) // the answer is for others, too
 	defer cancel()
-	err := d.ask(ctx)
+	_, err := ops.CheckMigrated(ctx, d.pool)
 	switch {
 	case err != nil && (d.err == nil || d.err.Error() != err.Error()):
 		d.log.Warn("the database cannot be used: pages answer 503 until it can", "error", err)
@@ -74,15 +73,6 @@ func (d *database) check(ctx context.Context) error {
 		d.log.Info("the database answers")
 	}
 	d.asked, d.err = time.Now(), err
-	return err
-}
-
-func (d *database) ask(ctx context.Context) error {
-	if d.migrated {
-		return d.pool.Ping(ctx)
-	}
-	_, err := ops.CheckMigrated(ctx, d.pool)
-	d.migrated = err == nil
 	return err
 }
 

@@ -88,9 +88,6 @@ func (r endpointRow) UntilText(now time.Time) string {
 var openFor = []string{"", "10m", "30m", "2h", "12h"}
 
 func (p *pages) endpoints(ctx context.Context, _ *http.Request) (view, error) {
-	if _, err := ops.CheckMigrated(ctx, p.opts.DB); err != nil {
-		return view{}, err
-	}
 	breakers, err := ops.ReadBreakers(ctx, p.opts.DB)
 	if err != nil {
 		return view{}, err
@@ -110,7 +107,7 @@ func (p *pages) endpoints(ctx context.Context, _ *http.Request) (view, error) {
 }
 
 func (p *pages) openBreaker(ctx context.Context, r *http.Request, by string) (string, error) {
-	how := ops.ByHand{Reason: short(r.PostForm.Get("reason"), 200), By: by}
+	how := ops.ByHand{Reason: ops.Short(r.PostForm.Get("reason"), 200), By: by}
 	if text := r.PostForm.Get("for"); text != "" {
 		d, err := setting.ParseDuration(text)
 		if err != nil || d <= 0 {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/fraiseql/weir/internal/ops"
-	"github.com/fraiseql/weir/internal/setting"
 )
 
 // lettersPage is how many dead letters a page lists, and so how many can be chosen at once.
@@ -59,33 +58,19 @@ func (f letterFilter) filter(now time.Time) (ops.Filter, error) {
 	return ops.Filter{Observer: f.Observer, Action: f.Action, Error: f.Error, Since: since}, err
 }
 
-// moment reads a time: so long ago, a time, or a day's first moment in UTC. "": the zero time.
+// moment reads a time, as ops.ParseMoment does.
 func moment(text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
+	t, err := ops.ParseMoment(text, now)
+	if err != nil {
+		return t, badRequest("Since when? Expected a duration as in 24h or 7d, or a time as in 2026-01-31T12:00:00Z or 2026-01-31.")
 	}
-	if d, err := setting.ParseDuration(text); err == nil {
-		return now.Add(-d.Std()), nil
-	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if t, err := time.Parse(layout, text); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, badRequest("Since when? Expected a duration as in 24h or 7d, or a time as in 2026-01-31T12:00:00Z " +
-		"or 2026-01-31.")
+	return t, nil
 }
 
-func (p *pages) deadLetters(ctx context.Context) (ops.DeadLetters, error) {
-	_, err := ops.CheckMigrated(ctx, p.opts.DB)
-	return ops.NewDeadLetters(p.opts.DB), err
-}
+func (p *pages) deadLetters() ops.DeadLetters { return ops.NewDeadLetters(p.opts.DB) }
 
 func (p *pages) letters(ctx context.Context, r *http.Request) (view, error) {
-	dead, err := p.deadLetters(ctx)
-	if err != nil {
-		return view{}, err
-	}
+	dead := p.deadLetters()
 	q := r.URL.Query()
 	l := letters{Filter: filterOf(q), Paged: q.Has("after")}
 	filter, err := l.Filter.filter(time.Now())
@@ -129,10 +114,7 @@ func namesIn(groups []ops.DeadLetterGroup) (observers, actions []string) {
 }
 
 func (p *pages) letter(ctx context.Context, r *http.Request) (view, error) {
-	dead, err := p.deadLetters(ctx)
-	if err != nil {
-		return view{}, err
-	}
+	dead := p.deadLetters()
 	id, err := jobID(r.PathValue("id"))
 	if err != nil {
 		return view{}, err
@@ -160,10 +142,7 @@ type confirmation struct {
 }
 
 func (p *pages) confirm(ctx context.Context, r *http.Request) (view, error) {
-	dead, err := p.deadLetters(ctx)
-	if err != nil {
-		return view{}, err
-	}
+	dead := p.deadLetters()
 	q := r.URL.Query()
 	c := confirmation{Remove: q.Get("act") != "retry", All: q.Has("all"), Filter: filterOf(q)}
 	title := "Retry dead letters?"
@@ -214,10 +193,7 @@ type (
 // end retries or removes the dead letter that the path names, those that were chosen, or all that a filter chooses, and goes
 // back to the list.
 func (p *pages) end(ctx context.Context, r *http.Request, what string, some actOnSome, all actOnAll) (string, error) {
-	dead, err := p.deadLetters(ctx)
-	if err != nil {
-		return "", err
-	}
+	dead := p.deadLetters()
 	var act ops.Act
 	chosen := filterOf(r.PostForm)
 	if r.PathValue("id") == "" && r.PostForm.Has("all") {

@@ -81,7 +81,7 @@ func slotNotes(s *ops.Status) (all []note) {
 	}
 	if lag := s.Stream.LagSeconds; lag != nil && *lag >= lateHistory.Seconds() && s.Stream.State == ops.StreamStreaming {
 		all = append(all, note{Level: "warn", Text: fmt.Sprintf("The stream is %s behind (%s of WAL).",
-			span(time.Duration(*lag*float64(time.Second))), size(s.Stream.LagBytes))})
+			span(time.Duration(*lag*float64(time.Second))), ops.Size(s.Stream.LagBytes))})
 	}
 	for _, snap := range s.Snapshots {
 		text := fmt.Sprintf("The snapshot of %s has not begun.", snap.Table)
@@ -110,7 +110,7 @@ func workerNotes(s *ops.Status) (all []note) {
 		}
 		if w.ConfigProblem != "" {
 			all = append(all, note{
-				Level: "warn", Text: "Worker " + w.ClientID + " works with an older configuration: " + short(w.ConfigProblem, 300),
+				Level: "warn", Text: "Worker " + w.ClientID + " works with an older configuration: " + ops.Short(w.ConfigProblem, 300),
 				Do: "weir validate-config",
 			})
 		}
@@ -126,7 +126,7 @@ func pauseNotes(s *ops.Status) (all []note) {
 			text += ", by " + p.By
 		}
 		if p.Reason != "" {
-			text += ": " + strings.TrimSuffix(short(p.Reason, 200), ".")
+			text += ": " + strings.TrimSuffix(ops.Short(p.Reason, 200), ".")
 		}
 		resume := "weir resume"
 		switch p.Scope {
@@ -148,7 +148,7 @@ func deliveryNotes(s *ops.Status) (all []note) {
 			level = "warn"
 		}
 		if b.Reason != "" {
-			text += ": " + short(b.Reason, 200)
+			text += ": " + ops.Short(b.Reason, 200)
 		}
 		all = append(all, note{Level: level, Text: strings.TrimSuffix(text, ".") + ".", Link: "/endpoints", To: "Endpoints"})
 	}

@@ -80,8 +80,11 @@ func siteOf(t *testing.T, databaseURL string, options ...func(*pagesOptions)) *s
 	p, err := newPages(t.Context(), o)
 	check(t, err)
 	t.Cleanup(func() { check(t, p.close()) })
+	fromDatabase := http.NewServeMux()
+	p.register(fromDatabase)
+	database := &database{pool: pool, log: o.Logger}
 	mux := http.NewServeMux()
-	p.register(mux)
+	mux.Handle("/", database.needed(fromDatabase, p.fail))
 	p.registerFiles(mux)
 	return &site{t: t, db: pool, base: o.Base, http: mux}
 }
@@ -122,6 +125,7 @@ func (s *site) post(path string, values url.Values) shown {
 
 func (s *site) send(r *http.Request) shown {
 	s.t.Helper()
+	r.Header.Set("Accept", "text/html") // as browsers do
 	w := httptest.NewRecorder()
 	s.http.ServeHTTP(&visit{ResponseWriter: w, user: "anna"}, r)
 	body, err := io.ReadAll(w.Result().Body)

@@ -1,9 +1,7 @@
 package console
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
@@ -11,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -56,9 +53,6 @@ type segment struct {
 }
 
 func (p *pages) search(ctx context.Context, r *http.Request) (view, error) {
-	if _, err := ops.CheckMigrated(ctx, p.opts.DB); err != nil {
-		return view{}, err
-	}
 	q := r.URL.Query()
 	found := searched{
 		Query: strings.TrimSpace(q.Get("q")), Since: strings.TrimSpace(q.Get("since")), Entity: strings.TrimSpace(q.Get("entity")),
@@ -143,7 +137,7 @@ func hitOf(one ops.FoundEvent, q index.Query) hit {
 	h := hit{ID: one.ID, Deliveries: one.Deliveries}
 	if e, err := event.Parse(one.Event); err == nil {
 		h.Known, h.At, h.Type, h.Entity, h.Name = true, e.Timestamp, string(e.Type), e.EntityType, e.EntityID
-		h.Excerpt = excerpt(e.Data, q)
+		h.Excerpt = segments(q.Excerpt(e.Data, excerptLength, excerptBefore), q)
 	}
 	return h
 }
@@ -154,34 +148,9 @@ const (
 	markOff = "\x01"
 )
 
-// excerpt is a part of an event's data on one line, with the first word that was looked for.
-func excerpt(data json.RawMessage, q index.Query) []segment {
-	var line bytes.Buffer
-	if len(data) == 0 || json.Compact(&line, data) != nil || line.String() == "null" {
-		return nil
-	}
-	text := line.String()
-	before, _, found := strings.Cut(q.Highlight(text, markOn, markOff), markOn)
-	at := 0
-	if found {
-		at = utf8.RuneCountInString(before)
-	}
-	runes, from := []rune(text), 0
-	if at+excerptBefore > excerptLength {
-		from = at - excerptBefore
-	}
-	end := min(len(runes), from+excerptLength)
-	shown := string(runes[from:end])
-	if from > 0 {
-		shown = "…" + shown
-	}
-	if end < len(runes) {
-		shown += "…"
-	}
-	return segments(q.Highlight(shown, markOn, markOff))
-}
-
-func segments(text string) (all []segment) {
+// segments are the pieces of a text in which a query looks for words.
+func segments(text string, q index.Query) (all []segment) {
+	text = q.Highlight(text, markOn, markOff)
 	for text != "" {
 		plain, rest, found := strings.Cut(text, markOn)
 		if plain != "" {

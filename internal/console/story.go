@@ -50,9 +50,6 @@ func (p *pages) event(ctx context.Context, r *http.Request) (view, error) {
 	if err != nil {
 		return view{}, badRequest("This is no id of an event: expected a UUID.")
 	}
-	if _, err := ops.CheckMigrated(ctx, p.opts.DB); err != nil {
-		return view{}, err
-	}
 	question := ops.Question{Observers: p.opts.Observers}
 	s := story{ID: id}
 	reports, err := ops.DebugEvent(ctx, p.opts.DB, id, question)
@@ -108,16 +105,16 @@ func (r *report) tell() (all []moments) {
 	add(r.IngestedAt, "calm", "ingested", count(len(r.Deliveries), "delivery")+" known")
 	for _, d := range r.Deliveries {
 		for _, failed := range d.Errors {
-			add(failed.At, "warn", fmt.Sprintf("%s failed, attempt %d", name(d), failed.Attempt), failed.Error)
+			add(failed.At, "warn", fmt.Sprintf("%s failed, attempt %d", ops.FullName(d), failed.Attempt), failed.Error)
 		}
 		switch {
 		case d.DeadLetter:
-			add(d.FinalizedAt, "bad", name(d)+" became a dead letter", d.Reason)
+			add(d.FinalizedAt, "bad", ops.FullName(d)+" became a dead letter", d.Reason)
 		case d.State == "completed":
-			add(d.FinalizedAt, "good", name(d)+" ended", outcomeText(d.Outcome))
+			add(d.FinalizedAt, "good", ops.FullName(d)+" ended", outcomeText(d.Outcome))
 		default:
-			add(d.FinalizedAt, "calm", name(d)+" "+d.State, outcomeText(d.Outcome))
-			add(d.NextAttemptAt, "calm", name(d)+" is tried", "")
+			add(d.FinalizedAt, "calm", ops.FullName(d)+" "+d.State, outcomeText(d.Outcome))
+			add(d.NextAttemptAt, "calm", ops.FullName(d)+" is tried", "")
 		}
 	}
 	slices.SortStableFunc(all, func(a, b moments) int { return a.At.Compare(b.At) })

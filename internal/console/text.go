@@ -2,7 +2,6 @@ package console
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -11,25 +10,21 @@ import (
 	"time"
 
 	"github.com/fraiseql/weir/internal/event"
-	"github.com/fraiseql/weir/internal/jobs"
 	"github.com/fraiseql/weir/internal/ops"
 )
-
-// noObserver stands for the observer of a row that is no event.
-const noObserver = "(no event)"
 
 // functions are what templates may call.
 func (p *pages) functions() template.FuncMap {
 	return template.FuncMap{
 		"asset":    func(name string) string { return p.opts.Base + "/static/" + name + "?v=" + p.files[name].version },
 		"when":     func(now time.Time, t event.Time) when { return whenOf(now, time.Time(t)) },
-		"size":     size,
+		"size":     ops.Size,
 		"number":   number,
 		"count":    count[int64],
 		"words":    func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
-		"short":    func(limit int, s any) string { return short(fmt.Sprint(s), limit) },
-		"name":     name,
-		"attempts": attempts,
+		"short":    func(limit int, s any) string { return ops.Short(fmt.Sprint(s), limit) },
+		"name":     ops.FullName,
+		"attempts": ops.Tries,
 		"state":    stateOf,
 		"outcome":  outcomeText,
 		"why":      whyText,
@@ -85,21 +80,6 @@ func span(d time.Duration) string {
 	}
 }
 
-// size is a number of bytes in the units of PostgreSQL's settings.
-func size(n int64) string {
-	if n < 1<<10 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n)/(1<<10), "kB"
-	for _, larger := range []string{"MB", "GB", "TB"} {
-		if value < 1<<10 {
-			break
-		}
-		value, unit = value/(1<<10), larger
-	}
-	return strconv.FormatFloat(value, 'f', 1, 64) + " " + unit
-}
-
 // number groups the digits of a number by thousands, with thin spaces that do not break.
 func number(n int64) string {
 	text := strconv.FormatInt(n, 10)
@@ -121,15 +101,6 @@ func count[N int | int64](n N, noun string) string {
 	return number(int64(n)) + " " + noun
 }
 
-// short is the beginning of a text, on one line.
-func short(text string, limit int) string {
-	text = strings.Join(strings.Fields(text), " ")
-	if runes := []rune(text); len(runes) > limit {
-		return string(runes[:limit-1]) + "…"
-	}
-	return text
-}
-
 // maxJSON is how much of an event is shown, in bytes.
 const maxJSON = 64 << 10
 
@@ -141,29 +112,9 @@ func pretty(raw json.RawMessage) string {
 		text = indented.String()
 	}
 	if len(text) > maxJSON {
-		return strings.ToValidUTF8(text[:maxJSON], "") + "\n… (" + size(int64(len(text)-maxJSON)) + " more)"
+		return strings.ToValidUTF8(text[:maxJSON], "") + "\n… (" + ops.Size(int64(len(text)-maxJSON)) + " more)"
 	}
 	return text
-}
-
-// name is observer/action; a change that could not be matched has no action, and perhaps no observer. A document that
-// Elasticsearch refused is that of an event, or of a delivery.
-func name(d ops.Delivery) string {
-	switch {
-	case d.Kind == jobs.KindDocument:
-		return strings.TrimSuffix("history: "+strings.Trim(d.Observer+"/"+d.Action, "/"), ": ")
-	case d.Action == "":
-		return cmp.Or(d.Observer, noObserver)
-	default:
-		return d.Observer + "/" + d.Action
-	}
-}
-
-func attempts(d ops.Delivery) string {
-	if d.Moved { // how many there might have been is no longer known
-		return strconv.Itoa(d.Attempt)
-	}
-	return fmt.Sprintf("%d of %d", d.Attempt, d.MaxAttempts)
 }
 
 // badge is a word with what it means: good, warn, bad or calm.
@@ -186,14 +137,7 @@ func outcomeText(o *ops.Outcome) string {
 	if o == nil {
 		return "–"
 	}
-	text := o.Result
-	if o.ResponseStatus != 0 {
-		text += fmt.Sprintf(" (%d)", o.ResponseStatus)
-	}
-	if o.DuplicateOf != nil {
-		text += " of delivery " + o.DuplicateOf.String()
-	}
-	return text + " in " + span(time.Duration(o.DurationMS)*time.Millisecond)
+	return o.Text() + " in " + span(time.Duration(o.DurationMS)*time.Millisecond)
 }
 
 // whyText is what went wrong with a delivery or what it waits for, "" for one that was delivered after all.

@@ -1,8 +1,11 @@
 package index
 
 import (
+	"bytes"
+	"encoding/json"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Syntax tells people how to write a query.
@@ -138,6 +141,34 @@ func (q Query) Highlight(text, on, off string) string {
 		}
 	}
 	return b.String() + text[from:]
+}
+
+// Excerpt is a part of an event's data on one line, of so many characters, with the first word that the query looks for and up
+// to so many characters before it where it lies far behind. "" for no data.
+func (q Query) Excerpt(data json.RawMessage, length, before int) string {
+	var line bytes.Buffer
+	if len(data) == 0 || json.Compact(&line, data) != nil || line.String() == "null" {
+		return ""
+	}
+	text := line.String()
+	const mark = "\x00" // JSON has none
+	at := 0
+	if first, _, found := strings.Cut(q.Highlight(text, mark, ""), mark); found {
+		at = utf8.RuneCountInString(first)
+	}
+	runes, from := []rune(text), 0
+	if at+before > length {
+		from = at - before
+	}
+	end := min(len(runes), from+length)
+	shown := string(runes[from:end])
+	if from > 0 {
+		shown = "…" + shown
+	}
+	if end < len(runes) {
+		shown += "…"
+	}
+	return shown
 }
 
 // elastic is the query for Elasticsearch: over the text field "words" with one element for each run, the built-in
