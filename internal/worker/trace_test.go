@@ -130,7 +130,7 @@ outbound: {allow: ["127.0.0.0/8"]}
 observers:
   hook:
     entity: Order
-    retry: {initial_delay: 1s, backoff: fixed}
+    retry: {initial_delay: 1h, backoff: fixed}
     actions:
       - {type: webhook, url: "http://%s/hooks/hunter2?token=hunter2", signing_secret_env: SECRET}
   ledger:
@@ -176,6 +176,7 @@ func TestTraceFromCommitToReceiver(t *testing.T) {
 	r.await("the dead letter", func() bool { return r.jobs(deadLetter) == "1" })
 	first.stop(t)
 	rc.behave(nil)
+	r.exec("UPDATE weir.river_job SET state = 'available', scheduled_at = now() WHERE state = 'retryable'") // the hour is over
 	second := r.started(config, "SECRET="+secret)
 	r.await("the deliveries", func() bool { return r.jobs("state = 'completed'") == "9" })
 	metrics := second.get(t, "/metrics").body
