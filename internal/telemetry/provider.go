@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -93,7 +94,7 @@ func (p *Provider) Stop(ctx context.Context) error {
 		err = nil                             // said below
 		_ = p.sent.SpanExporter.Shutdown(ctx) // cuts off what is under way
 	}
-	if n := p.sent.waiting.Swap(0); n > 0 {
+	if n := p.sent.giveUp(); n > 0 {
 		p.sent.metrics.dropped.Add(float64(n))
 		p.sent.log.Warn("the worker stops, and spans were not sent in time", "spans", n)
 	}
@@ -177,12 +178,36 @@ type exporter struct {
 	away    atomic.Bool
 	metrics *Metrics
 	log     *slog.Logger
+
+	mu      sync.Mutex // guards stopped, with what is taken from waiting
+	stopped bool
+}
+
+// giveUp returns how many spans wait. The caller counts them; what still ends afterwards is among them.
+func (e *exporter) giveUp() (spans int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stopped = true
+	return e.waiting.Swap(0)
+}
+
+// ended takes spans from those that wait. It returns false when they were given up before.
+func (e *exporter) ended(spans int) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.stopped {
+		return false
+	}
+	e.waiting.Add(-int64(spans))
+	return true
 }
 
 // ExportSpans returns no error: the SDK would write each to standard error.
 func (e *exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := e.SpanExporter.ExportSpans(ctx, spans)
-	e.waiting.Add(-int64(len(spans)))
+	if !e.ended(len(spans)) {
+		return nil
+	}
 	if err != nil {
 		e.metrics.exported.WithLabelValues(resultFailure).Add(float64(len(spans)))
 		if !e.away.Swap(true) {
