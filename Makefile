@@ -39,8 +39,10 @@ test: ## Run all tests, with the race detector; they start the servers they need
 test-matrix: ## Run what depends on PostgreSQL's version on 14 to 18; ARGS='14.18 17.5' for some of them.
 	@scripts/test-matrix $(ARGS)
 
-bench: ## Run the benchmarks.
-	@go test -run '^$$' -bench . -benchmem $(ARGS) ./...
+bench: ## Measure against PostgreSQL's and River's limits, into docs/performance.md; ONLY=row RUNS=n FULL=1 PEER=path PROFILE=dir.
+	@scripts/setup
+	@go run ./internal/bench/run -only '$(ONLY)' $(if $(RUNS),-runs $(RUNS)) $(if $(FULL),-full) \
+		$(if $(PEER),-peer '$(PEER)') $(if $(PROFILE),-profile '$(PROFILE)') $(ARGS)
 
 chaos: build ## Break everything under load, and compare afterwards; ARGS="--seed 7 --for 20m", ARGS=-help.
 	@go run ./internal/chaos/run $(ARGS)

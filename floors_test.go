@@ -23,6 +23,7 @@ var floors = map[string]int{
 
 	"deploy": 10, // tests of what is deployed beside the programs
 
+	"internal/bench/run":       10,
 	"internal/chaos/run":       9,
 	"cmd/worker":               9,
 	"cmd/weir":                 9,
@@ -34,6 +35,7 @@ var floors = map[string]int{
 	"internal/worker":  8,
 	"internal/console": 8,
 	"internal/chaos":   8,
+	"internal/bench":   9,
 
 	"internal/ops":      7,
 	"internal/config":   6,

@@ -1,0 +1,317 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/fraiseql/weir/internal/config"
+	"github.com/fraiseql/weir/internal/sandbox"
+	"github.com/fraiseql/weir/internal/worker"
+)
+
+// roleVariable says what this process is, when it is not the benchmark itself.
+const roleVariable = "WEIR_BENCH_ROLE"
+
+// servers are durable, as a production server is: what is compared with PostgreSQL's own speed waits for the disk as often.
+var servers = sandbox.Suite{Options: sandbox.PostgresOptions{Durable: true, Settings: map[string]string{
+	"max_wal_size": "8GB", "shared_buffers": "512MB", "checkpoint_timeout": "30min", "wal_compression": "off",
+	"shared_preload_libraries": "pg_stat_statements",
+}}}
+
+// roles are what the test binary can be beside the benchmark.
+var roles = map[string]func(ctx context.Context, args []string) error{"worker": profiledWorker}
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		if err := roles[role](ctx, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	code := servers.Main(m).Run()
+	_ = os.RemoveAll(builtWorker.dir)
+	os.Exit(code)
+}
+
+// profiledWorker is cmd/worker with a profile of the processor and, at its end, of what was allocated.
+func profiledWorker(ctx context.Context, args []string) error {
+	debug.SetGCPercent(50) // as cmd/worker
+	cfg, err := config.Load(ctx, config.Options{Path: args[0]})
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(os.Getenv(profileVariable), fmt.Sprintf("worker-%d", os.Getpid()))
+	out, err := os.Create(name + ".cpu.prof")
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(out); err != nil {
+		return err
+	}
+	defer func() {
+		pprof.StopCPUProfile()
+		_ = out.Close()
+		if out, err := os.Create(name + ".allocs.prof"); err == nil {
+			_ = pprof.Lookup("allocs").WriteTo(out, 0)
+			_ = out.Close()
+		}
+	}()
+	var level slog.LevelVar
+	return worker.New(cfg, worker.Options{Logger: cfg.Log.Logger(os.Stderr, &level), Version: "bench"}).Run(ctx)
+}
+
+// builtWorker is the worker's binary, built once.
+var builtWorker struct {
+	once sync.Once
+	dir  string // removed by TestMain
+	err  error
+}
+
+func workerBinary(b *testing.B) string {
+	b.Helper()
+	w := &builtWorker
+	w.once.Do(func() {
+		//nolint:usetesting // it outlives the benchmark that builds it
+		if w.dir, w.err = os.MkdirTemp("", "weir-worker-"); w.err != nil {
+			return
+		}
+		out, err := exec.Command("go", "build", "-trimpath", "-o", w.dir, "github.com/fraiseql/weir/cmd/worker").CombinedOutput()
+		if err != nil {
+			w.err = fmt.Errorf("build the worker: %w\n%s", err, out)
+		}
+	})
+	if w.err != nil {
+		b.Fatal(w.err)
+	}
+	return filepath.Join(w.dir, "worker")
+}
+
+// rig is a migrated database of its own. Its name is also that of the slot.
+type rig struct {
+	b    *testing.B
+	url  string
+	slot string
+	conn *pgx.Conn
+}
+
+func newRig(b *testing.B) *rig {
+	b.Helper()
+	r := &rig{b: b, url: servers.Database(b)}
+	u, err := url.Parse(r.url)
+	check(b, err)
+	r.slot = strings.TrimPrefix(u.Path, "/")
+	r.conn = r.connect()
+	return r
+}
+
+// connect opens a connection that is closed at the benchmark's end.
+func (r *rig) connect() *pgx.Conn {
+	r.b.Helper()
+	conn, err := pgx.Connect(r.b.Context(), r.url)
+	check(r.b, err)
+	r.b.Cleanup(func() { _ = conn.Close(context.WithoutCancel(r.b.Context())) })
+	return conn
+}
+
+func check(b *testing.B, err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+func (r *rig) exec(sql string, args ...any) {
+	r.b.Helper()
+	_, err := r.conn.Exec(r.b.Context(), sql, args...)
+	check(r.b, err)
+}
+
+// number is the result of a query that gives one.
+func (r *rig) number(sql string, args ...any) (n float64) {
+	r.b.Helper()
+	check(r.b, r.conn.QueryRow(r.b.Context(), "SELECT ("+sql+")::float8", args...).Scan(&n))
+	return n
+}
+
+// wal is how many bytes of WAL the server has written so far.
+func (r *rig) wal() float64 {
+	r.b.Helper()
+	return r.number("pg_current_wal_insert_lsn() - '0/0'")
+}
+
+// await asks every few milliseconds.
+func (r *rig) await(what string, done func() bool) {
+	r.b.Helper()
+	for deadline := time.Now().Add(10 * time.Minute); !done(); {
+		if time.Now().After(deadline) {
+			r.b.Fatalf("still waiting for %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// changes commits rows of the change log of about 500 bytes each, in transactions of so many rows.
+func (r *rig) changes(entity string, rows, each int) {
+	r.b.Helper()
+	r.exec("SET synchronous_commit = off") // what is measured comes later
+	defer r.exec("RESET synchronous_commit")
+	r.exec(fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP
+			INSERT INTO core.tb_entity_change_log (object_type, modification_type, object_id, object_data)
+			SELECT '%s', 'INSERT', gen_random_uuid(), jsonb_build_object('total', n, 'status', 'shipped', 'note', repeat('x', 430))
+			  FROM generate_series(1, %d) n;
+			COMMIT;
+		END LOOP; END $$`, rows/each, entity, each))
+}
+
+// write puts a configuration into a file. It gets the database, the slot and an address.
+func (r *rig) write(yaml string) (path string) {
+	r.b.Helper()
+	path = filepath.Join(r.b.TempDir(), "weir.yaml")
+	yaml = fmt.Sprintf("database: {url: %q}\nsource: {slot: %s}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {level: info}\n%s",
+		r.url, r.slot, yaml)
+	check(r.b, os.WriteFile(path, []byte(yaml), 0o600))
+	return path
+}
+
+// process is a worker in a process of its own.
+type process struct {
+	*sandbox.Process
+	b   *testing.B
+	log *sandbox.Output
+}
+
+// start starts a worker, and returns at once. The benchmark's end kills it.
+func (r *rig) start(config string) *process {
+	r.b.Helper()
+	name, args, env := workerBinary(r.b), []string{"--config", config}, []string(nil)
+	if dir := os.Getenv(profileVariable); dir != "" {
+		name, args, env = os.Args[0], []string{config}, []string{roleVariable + "=worker"}
+	}
+	p := &process{b: r.b, log: &sandbox.Output{}}
+	var err error
+	p.Process, err = sandbox.StartProcess(context.WithoutCancel(r.b.Context()), name, args, env, p.log)
+	check(r.b, err)
+	r.b.Cleanup(func() {
+		_ = p.Kill()
+		if r.b.Failed() {
+			r.b.Logf("worker:\n%s", p.log)
+		}
+	})
+	return p
+}
+
+// reads waits until the worker reads the stream.
+func (r *rig) reads(p *process) *process {
+	r.b.Helper()
+	r.await("the worker", func() bool {
+		select {
+		case <-p.Exited():
+			r.b.Fatalf("the worker ended:\n%s", p.log)
+		default:
+		}
+		return strings.Contains(p.log.String(), "reading the stream")
+	})
+	return p
+}
+
+// makeSlot has a worker make slot and checkpoint, and pauses deliveries for good when asked: jobs wait in their queues.
+func (r *rig) makeSlot(config string) {
+	r.b.Helper()
+	r.reads(r.start(config)).stop()
+}
+
+// stop ends the worker softly.
+func (p *process) stop() {
+	p.b.Helper()
+	check(p.b, p.Signal(syscall.SIGTERM))
+	if err := p.Wait(); err != nil {
+		p.b.Fatalf("the worker: %v\n%s", err, p.log)
+	}
+}
+
+var addressInLog = regexp.MustCompile(`address=(\S+)`)
+
+// metrics are all that the worker serves.
+func (p *process) metrics() map[string]*dto.MetricFamily {
+	p.b.Helper()
+	req, err := http.NewRequestWithContext(p.b.Context(), http.MethodGet,
+		"http://"+addressInLog.FindStringSubmatch(p.log.String())[1]+"/metrics", http.NoBody)
+	check(p.b, err)
+	resp, err := http.DefaultClient.Do(req)
+	check(p.b, err)
+	defer resp.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(resp.Body)
+	check(p.b, err)
+	return families
+}
+
+// allocated is what the worker has allocated since its start: objects and bytes.
+func (p *process) allocated() (objects, bytes float64) {
+	p.b.Helper()
+	m := p.metrics()
+	counter := func(name string) float64 { return m[name].GetMetric()[0].GetCounter().GetValue() }
+	return counter("go_memstats_mallocs_total"), counter("go_memstats_alloc_bytes_total")
+}
+
+// ticks is the unit of /proc's processor times, per second (getconf CLK_TCK: 100 wherever Linux runs Go).
+const ticks = 100
+
+// cpu is the processor time that a process has used so far.
+func cpu(b *testing.B, pid int) time.Duration {
+	b.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	check(b, err)
+	sum := 0
+	for _, field := range strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))[11:13] { // utime, stime
+		n, err := strconv.Atoi(field)
+		check(b, err)
+		sum += n
+	}
+	return time.Duration(sum) * time.Second / ticks
+}
+
+// resident is the most memory that the process has occupied, in bytes.
+func (p *process) resident() float64 {
+	p.b.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	check(p.b, err)
+	kb, err := strconv.ParseFloat(regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(string(status))[1], 64)
+	check(p.b, err)
+	return kb * 1024
+}
+
+// figures reports what a sub-benchmark that ran once has found, and nothing else.
+func figures(b *testing.B, byUnit map[string]float64) {
+	b.Helper()
+	b.ReportMetric(0, "ns/op")
+	for unit, x := range byUnit {
+		b.ReportMetric(x, unit)
+	}
+}
+
+func full() bool { return os.Getenv(fullVariable) == "1" }
