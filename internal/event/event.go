@@ -4,7 +4,6 @@
 package event
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -70,28 +69,6 @@ func (e *Event) Day() time.Time {
 	return time.Time(e.Timestamp).UTC().Truncate(24 * time.Hour)
 }
 
-// JSON writes the event, without escaping HTML: receivers see the characters that were stored.
-func (e *Event) JSON() ([]byte, error) {
-	c := *e
-	c.Data = orDefault(c.Data, "{}")
-	c.Changes = orDefault(c.Changes, "null")
-	c.TraceContext = orDefault(c.TraceContext, "null")
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(&c); err != nil {
-		return nil, fmt.Errorf("encode event %s: %w", e.ID, err)
-	}
-	return bytes.TrimRight(buf.Bytes(), "\n"), nil
-}
-
-func orDefault(raw json.RawMessage, def string) json.RawMessage {
-	if len(raw) == 0 {
-		return json.RawMessage(def)
-	}
-	return raw
-}
-
 // Parse reads what JSON wrote. PK and TxIndex are not part of it: the caller has them.
 func Parse(raw []byte) (*Event, error) {
 	var e Event
@@ -134,4 +111,11 @@ func (t *Time) UnmarshalJSON(raw []byte) error {
 	}
 	*t = Time(std)
 	return nil
+}
+
+func orDefault(raw json.RawMessage, def string) json.RawMessage {
+	if len(raw) == 0 {
+		return json.RawMessage(def)
+	}
+	return raw
 }

@@ -25,10 +25,22 @@ func ParseLSN(s string) (LSN, error) {
 }
 
 // String is PostgreSQL's text form.
-func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l)) }
+func (l LSN) String() string { return string(l.append(make([]byte, 0, len("FFFFFFFF/FFFFFFFF")))) }
+
+func (l LSN) append(b []byte) []byte {
+	begin := len(b)
+	b = append(strconv.AppendUint(b, uint64(l>>32), 16), '/')
+	b = strconv.AppendUint(b, uint64(uint32(l)), 16)
+	for i, c := range b[begin:] {
+		if c >= 'a' {
+			b[begin+i] = c - 'a' + 'A'
+		}
+	}
+	return b
+}
 
 // MarshalJSON writes the text form as a JSON string.
-func (l LSN) MarshalJSON() ([]byte, error) { return json.Marshal(l.String()) }
+func (l LSN) MarshalJSON() ([]byte, error) { return append(l.append([]byte{'"'}), '"'), nil }
 
 // UnmarshalJSON reads the text form from a JSON string.
 func (l *LSN) UnmarshalJSON(raw []byte) error {
