@@ -20,11 +20,13 @@ var (
 	notInQueue = regexp.MustCompile(`[^a-z0-9]+`)
 )
 
+var queueSeparators = strings.NewReplacer(".", "_", ":", "-")
+
 // QueueName is the River queue of an endpoint. River allows only lower-case letters, digits and single separators, at
 // most 64: a dot becomes an underscore, a colon a hyphen (erp.example.org:8443 is erp_example_org-8443). A name that
 // this would not keep apart from others gets a hash behind it.
 func QueueName(endpoint string) string {
-	name := strings.NewReplacer(".", "_", ":", "-").Replace(endpoint)
+	name := queueSeparators.Replace(endpoint)
 	ambiguous := strings.Contains(endpoint, "_")
 	if !ambiguous && len(name) <= 64 && riverQueue.MatchString(name) && !isOurs(name) {
 		return name
