@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,6 +27,7 @@ type committer struct {
 	beside    bool           // the changes come not from the stream: the position stays where it is
 	pos       event.Position // as stored
 	stored    *confirmations // read by the stream
+	queued    *atomic.Int32  // batches that the stream has handed over and that are not stored yet
 	patient   bool           // what was stored is confirmed when the server sends what lies behind it: see confirmations
 	metrics   *metrics
 	log       *slog.Logger
@@ -40,6 +42,7 @@ func (c *committer) run(ctx context.Context, batches <-chan *batch) error {
 			if err := c.store(ctx, b); err != nil {
 				return err
 			}
+			c.queued.Add(-1)
 		}
 	}
 }

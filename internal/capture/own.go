@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -107,10 +108,11 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 		return err
 	}
 	stored := &confirmations{ready: confirmed(start.confirmed)}
-	batches := make(chan *batch)
+	var queued atomic.Int32
+	batches, ready := make(chan *batch), make(chan *batch)
 	reader := stream{
 		cfg: s.cfg, conn: repl, dec: s.decoder(ctx, start.written, tables.read), after: cp.Position, batches: batches,
-		stored: stored, turn: tables.turn, every: statusEvery(timeout), rarely: rarely(timeout),
+		stored: stored, queued: &queued, turn: tables.turn, every: statusEvery(timeout), rarely: rarely(timeout),
 		silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
 	}
 	snapshotWaits := false
@@ -121,7 +123,7 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	}
 	writer := committer{
 		conn: dst, sink: s.opts.Sink, committed: s.opts.Committed, epoch: cp.Epoch, pos: cp.Position, stored: stored,
-		patient: copied && cp.System == cp.Home.System, metrics: s.metrics, log: s.log,
+		queued: &queued, patient: copied && cp.System == cp.Home.System, metrics: s.metrics, log: s.log,
 	}
 	if err := writer.reached(ctx, cp.Position); err != nil {
 		return err
@@ -131,7 +133,8 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return reader.run(ctx) })
-	group.Go(func() error { return writer.run(ctx, batches) })
+	group.Go(func() error { return s.prepare(ctx, batches, ready) })
+	group.Go(func() error { return writer.run(ctx, ready) })
 	group.Go(func() error { return beat.run(ctx) })
 	if tables.pending {
 		group.Go(func() error { return s.awaitOlder(ctx, s.tablesAfter, "the tables") })
@@ -142,6 +145,26 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	err = group.Wait()
 	s.learn(err, cp.Epoch, writer.pos != cp.Position)
 	return err
+}
+
+// prepare has the sink prepare each batch while the one before is committed, and passes it on.
+func (s *Stream) prepare(ctx context.Context, batches <-chan *batch, ready chan<- *batch) error {
+	for {
+		var b *batch
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case b = <-batches:
+		}
+		if s.opts.Prepare != nil && len(b.changes) > 0 {
+			s.opts.Prepare(ctx, b.changes)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case ready <- b:
+		}
+	}
 }
 
 // decoder is one for the publications that are read.

@@ -29,7 +29,10 @@ type Options struct {
 	Installation string
 	ClientID     string // who owns the stream; part of each session's application_name
 	Sink         Sink
-	Committed    func() // told after each COMMIT of what went through Sink; optional
+	// Prepare is told of a batch that Sink will get next, while another one is being committed: what can be done for it without
+	// the database. Optional.
+	Prepare   func(ctx context.Context, batch []event.Change)
+	Committed func() // told after each COMMIT of what went through Sink; optional
 	// MayBury says that it is an owner's own fault, and not the database's, that it has given no sign of life since then:
 	// lease.Outlives. Without it no owner that hangs is replaced.
 	MayBury    func(said time.Time) bool

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -84,7 +85,8 @@ type stream struct {
 	conn    *pgconn.PgConn
 	dec     *decoder
 	after   event.Position // what is at or before it was ingested by an earlier run
-	batches chan<- *batch  // unbuffered: handing over means that the committer is free
+	batches chan<- *batch  // unbuffered: one batch is filled, one prepared, one committed
+	queued  *atomic.Int32  // those that were handed over and are not committed yet
 	stored  *confirmations // filled by the committer
 	every   time.Duration  // between two status messages; see statusEvery
 	rarely  time.Duration  // between two to a server that is silent; see statusDue
@@ -228,16 +230,10 @@ func (s *stream) hears(end pglogrepl.LSN) {
 	s.heard = max(s.heard, event.LSN(end))
 }
 
-// handOver gives the batch to the committer. When the committer is busy and the batch has room, it returns at once and
-// the batch goes on growing; a full batch waits, and with it the socket (that is the back-pressure), but not the status.
+// handOver gives the batch to be prepared and committed. While another one is, a batch with room goes on growing: it returns
+// at once. A full batch waits for its turn, and with it the socket (that is the back-pressure), but not the status.
 func (s *stream) handOver(ctx context.Context) error {
-	select {
-	case s.batches <- s.open:
-		s.begin()
-		return nil
-	default:
-	}
-	if !s.open.full() {
+	if !s.open.full() && s.queued.Load() > 0 {
 		return nil
 	}
 	due := time.NewTimer(time.Until(s.lastStatus.Add(s.every))) // at once for a keepalive that asked for an answer
@@ -245,6 +241,7 @@ func (s *stream) handOver(ctx context.Context) error {
 	for {
 		select {
 		case s.batches <- s.open:
+			s.queued.Add(1)
 			s.begin()
 			s.lastHeard = time.Now() // the silence was ours
 			return nil

@@ -70,6 +70,44 @@ type Ingested struct {
 	Event *event.Event
 	// Matched: a job names it, which needs all of it.
 	Matched bool
+
+	row *store.CopyEventsParams // once it is prepared
+}
+
+// Prepare writes the events down as they will be stored, so that Record need not. What fails is left to it.
+func (x *Index) Prepare(events []Ingested) {
+	c := x.Config()
+	for i := range events {
+		if events[i].recorded(c) {
+			events[i].row, _ = events[i].prepared(c)
+		}
+	}
+}
+
+// recorded says whether the history keeps it.
+func (i *Ingested) recorded(c Config) bool { return i.Matched || !c.MatchedOnly() }
+
+func (i *Ingested) prepared(c Config) (*store.CopyEventsParams, error) {
+	e := i.Event
+	payload, err := e.JSON()
+	if err != nil {
+		return nil, err
+	}
+	row := &store.CopyEventsParams{
+		Day: e.Day(), ID: e.ID, PK: e.PK, LSN: int64(e.LSN), TxIndex: e.TxIndex,
+		EventType: string(e.Type), EntityType: e.EntityType, EntityID: e.EntityID, TenantID: e.TenantID,
+		CommitTime: time.Time(e.CommitTime), CreatedAt: time.Time(e.Timestamp), Payload: payload,
+	}
+	shown, some, err := redacted(e, c.Redact)
+	if err != nil {
+		return nil, err
+	}
+	if some {
+		if row.Payload = shown; i.Matched {
+			row.Unredacted = payload
+		}
+	}
+	return row, nil
 }
 
 // Record stores the events in the caller's transaction, but for those that the configuration leaves out. An event that is there
@@ -77,44 +115,38 @@ type Ingested struct {
 func (x *Index) Record(ctx context.Context, tx pgx.Tx, events []Ingested) error {
 	c := x.Config()
 	rows := make([]store.CopyEventsParams, 0, len(events))
-	records := make([]Record, 0, len(events))
-	for _, one := range events {
-		e := one.Event
-		if !one.Matched && c.MatchedOnly() {
+	for i := range events {
+		one := &events[i]
+		if !one.recorded(c) {
 			continue
 		}
-		payload, err := e.JSON()
-		if err != nil {
-			return err
-		}
-		row := store.CopyEventsParams{
-			Day: e.Day(), ID: e.ID, PK: e.PK, LSN: int64(e.LSN), TxIndex: e.TxIndex,
-			EventType: string(e.Type), EntityType: e.EntityType, EntityID: e.EntityID, TenantID: e.TenantID,
-			CommitTime: time.Time(e.CommitTime), CreatedAt: time.Time(e.Timestamp), Payload: payload,
-		}
-		shown, some, err := redacted(e, c.Redact)
-		if err != nil {
-			return err
-		}
-		if some {
-			if row.Payload = shown; one.Matched {
-				row.Unredacted = payload
+		if one.row == nil {
+			var err error
+			if one.row, err = one.prepared(c); err != nil {
+				return err
 			}
 		}
-		rows = append(rows, row)
-		if one.Matched {
-			records = append(records, Record{Event: e, Payload: payload})
-		}
+		rows = append(rows, *one.row)
 	}
 	if _, err := store.New().CopyEvents(ctx, tx, rows); err != nil {
 		return fmt.Errorf("record events: %w", err)
 	}
 	// Should the transaction be rolled back, what is kept here is still what the event's next ingest will store.
-	for _, r := range records {
-		e := *r.Event // a pointer into the caller's batch would keep all of it
-		x.recent.put(KeyOf(&e), Record{Event: &e, Payload: r.Payload})
+	for i := range events {
+		if one := &events[i]; one.Matched {
+			e := *one.Event // a pointer into the caller's batch would keep all of it
+			x.recent.put(KeyOf(&e), Record{Event: &e, Payload: full(one.row)})
+		}
 	}
 	return nil
+}
+
+// full is all of the event, as receivers get it.
+func full(row *store.CopyEventsParams) []byte {
+	if row.Unredacted != nil {
+		return row.Unredacted
+	}
+	return row.Payload
 }
 
 // Late prepares a transaction other than the stream's for Record: events become visible in the order of their numbers.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/observer"
@@ -17,53 +18,96 @@ import (
 // insertSlice is about how many jobs are held at once: some 10 MB with what River makes of them. Larger slices are not quicker.
 const insertSlice = 5000
 
+// matching is what a batch of changes leads to, as far as it has been matched: each of its changes may lead to any number of
+// deliveries, which are made and inserted by slices.
+type matching struct {
+	changes []event.Change
+	next    int                      // the first that is not matched yet
+	params  []river.InsertManyParams // of those before it, not inserted yet
+	made    []bool
+	waiting []sequence // those in which something that was inserted waits
+	tally   tally
+	spans   []trace.Span // of the changes; nothing when traces are off
+}
+
+// of says whether it is that of a batch: of this slice, not of an equal one.
+func (m *matching) of(changes []event.Change) bool {
+	return m != nil && len(m.changes) == len(changes) && len(changes) > 0 && &m.changes[0] == &changes[0]
+}
+
+// some matches further changes, until they have led to a slice of jobs or there are no more.
+func (m *matching) some(ctx context.Context, q *Queue) {
+	clear(m.params)
+	m.params = m.params[:0]
+	for m.next < len(m.changes) && len(m.params) < insertSlice {
+		c, before := &m.changes[m.next], len(m.params)
+		if c.Reason != "" {
+			m.params = append(m.params, changeJob(&c.Event, "", c.Reason, observer.OrderingNone))
+		} else {
+			m.params = append(m.params, q.match(&c.Event, "", &m.tally)...)
+		}
+		m.made = append(m.made, len(m.params) > before)
+		if span := q.span(ctx, c, m.params[before:]); span != nil {
+			m.spans = append(m.spans, span)
+		}
+		m.next++
+	}
+}
+
+// Prepare does for a batch what Insert would, as far as that needs no database: beside the transaction of the batch before.
+// Insert, called with the same slice, goes on from there. It returns for each of the changes whether there will be a job for it;
+// nil when so many come of them that Insert has to do the rest.
+func (q *Queue) Prepare(ctx context.Context, changes []event.Change) (made []bool) {
+	m := &matching{changes: changes, made: make([]bool, 0, len(changes))}
+	m.some(ctx, q)
+	q.ahead.Store(m)
+	if m.next < len(changes) {
+		return nil
+	}
+	return m.made
+}
+
 // Insert matches the changes and inserts one job for each delivery, in the caller's transaction: they exist exactly
 // when the checkpoint has moved over their changes. A change that is no event, and an event for which a condition
 // fails, becomes a job of kind weir_change.
-//
-// The jobs go in by slices: a batch is bounded by its changes, and each of them may lead to any number of deliveries.
 //
 // One transaction at a time: Committed, or the next Insert, comes before any other.
 //
 // It returns, for each of the changes, whether there is a job for it.
 func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) (made []bool, err error) {
-	q.uncommitted, q.tally, q.unstored = nil, tally{}, nil
-	made = make([]bool, len(changes))
-	var params []river.InsertManyParams
-	for i := range changes {
-		c := &changes[i]
-		before := len(params)
-		if c.Reason != "" {
-			params = append(params, changeJob(&c.Event, "", c.Reason, observer.OrderingNone))
-		} else {
-			params = append(params, q.match(&c.Event, "", &q.tally)...)
-		}
-		made[i] = len(params) > before
-		q.store(ctx, c, params[before:])
-		if len(params) < insertSlice {
-			continue
-		}
-		if err := q.insertSome(ctx, tx, params); err != nil {
+	m := q.ahead.Load()
+	if m.of(changes) {
+		q.ahead.Store(nil)
+	} else {
+		m = &matching{changes: changes, made: make([]bool, 0, len(changes))}
+		m.some(ctx, q)
+	}
+	q.uncommitted = m
+	for {
+		waiting, err := q.insert(ctx, tx, m.params)
+		if err != nil {
 			return nil, err
 		}
-		clear(params)
-		params = params[:0]
+		m.waiting = append(m.waiting, waiting...)
+		if m.next == len(changes) {
+			return m.made, nil
+		}
+		m.some(ctx, q)
 	}
-	return made, q.insertSome(ctx, tx, params)
-}
-
-func (q *Queue) insertSome(ctx context.Context, tx pgx.Tx, params []river.InsertManyParams) error {
-	waiting, err := q.insert(ctx, tx, params)
-	q.uncommitted = append(q.uncommitted, waiting...)
-	return err
 }
 
 // Committed is to be called after the COMMIT of what Insert was called in.
 func (q *Queue) Committed() {
-	q.tally.count(q.runner.metrics)
-	q.turns.call(q.uncommitted...)
-	q.stored()
-	q.uncommitted, q.tally, q.unstored = nil, tally{}, nil
+	m := q.uncommitted
+	if m == nil {
+		return
+	}
+	q.uncommitted = nil
+	m.tally.count(q.runner.metrics)
+	q.turns.call(m.waiting...)
+	for _, span := range m.spans {
+		span.End()
+	}
 }
 
 // insert inserts jobs and returns the sequences in which some of them wait for their turn: after the COMMIT, turns.call has to

@@ -100,11 +100,10 @@ type Queue struct {
 
 	producers producers
 	turns     *turns
-	// uncommitted are the sequences in which something waits that Insert has inserted and Committed has not heard of.
-	uncommitted []sequence
-	tally       tally        // of the same
-	unstored    []trace.Span // of the same; nothing when traces are off
-	stream      string       // Options.Stream
+	ahead     atomic.Pointer[matching] // of the batch that Prepare was called with last
+	// uncommitted is what Insert has inserted and Committed has not heard of.
+	uncommitted *matching
+	stream      string // Options.Stream
 }
 
 // New makes a queue that can insert jobs; Run works them.

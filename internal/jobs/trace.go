@@ -37,21 +37,21 @@ func (r *runner) startEvent(ctx context.Context, e *event.Event) trace.Span {
 		trace.WithSpanKind(trace.SpanKindProducer), trace.WithTimestamp(begin))
 }
 
-// store starts the span of a change with what it leads to. It ends with the COMMIT; without one it is forgotten.
-func (q *Queue) store(ctx context.Context, c *event.Change, params []river.InsertManyParams) {
+// span starts the span of a change with what it leads to; nil where traces are off. It ends with the COMMIT; without one it is
+// forgotten.
+func (q *Queue) span(ctx context.Context, c *event.Change, params []river.InsertManyParams) trace.Span {
 	if q.runner.tracer == nil {
-		return
+		return nil
 	}
 	span := q.runner.startEvent(ctx, &c.Event)
-	q.unstored = append(q.unstored, span)
 	if !span.IsRecording() {
-		return
+		return span
 	}
 	span.SetAttributes(aboutEvent(c.ID, c.EntityType, c.EntityID, c.Type)...)
 	span.SetAttributes(attribute.String("weir.lsn", c.LSN.String()), attribute.String("weir.stream", q.stream))
 	if c.Reason != "" {
 		span.SetStatus(codes.Error, "the change is no event, it is a dead letter")
-		return
+		return span
 	}
 	var observers, failed []string
 	for _, p := range params {
@@ -66,13 +66,7 @@ func (q *Queue) store(ctx context.Context, c *event.Change, params []river.Inser
 		span.SetAttributes(attribute.StringSlice("weir.condition_failed", failed))
 		span.SetStatus(codes.Error, "a condition failed, it is a dead letter")
 	}
-}
-
-// stored ends the spans of what has been committed.
-func (q *Queue) stored() {
-	for _, span := range q.unstored {
-		span.End()
-	}
+	return span
 }
 
 func aboutEvent(id uuid.UUID, entity, entityID string, kind event.Type) []attribute.KeyValue {

@@ -231,9 +231,10 @@ func (l *life) assemble(ctx context.Context, undo *cleanup) error {
 		return err
 	}
 	l.followHistory()
+	sink := &sink{history: history, queue: l.queue}
 	l.stream = capture.New(l.cfg.Source.Config, capture.Options{
 		SourceURL: l.cfg.Source.URL.Value(), DatabaseURL: l.cfg.Database.URL.Value(), Installation: l.cfg.Installation,
-		ClientID: l.clientID, Sink: sink{history, l.queue}, Committed: l.committed, MayBury: l.lease.Outlives, Logger: l.log,
+		ClientID: l.clientID, Sink: sink, Prepare: sink.Prepare, Committed: l.committed, MayBury: l.lease.Outlives, Logger: l.log,
 		Registerer: l.registerer,
 	})
 	return nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -184,21 +185,46 @@ func stopped(ctx context.Context, err error) error {
 type sink struct {
 	history *index.Index
 	queue   *jobs.Queue
+	ahead   atomic.Pointer[prepared]
+}
+
+// prepared are the events of a batch that is committed next.
+type prepared struct {
+	batch  []event.Change
+	events []index.Ingested
+}
+
+// Prepare matches a batch and writes down its events while the batch before is being committed.
+func (s *sink) Prepare(ctx context.Context, batch []event.Change) {
+	if made := s.queue.Prepare(ctx, batch); made != nil {
+		events := ingested(batch, made)
+		s.history.Prepare(events)
+		s.ahead.Store(&prepared{batch, events})
+	}
 }
 
 // Commit inserts the batch's jobs and records its events, those without a job unless the history leaves them out.
-func (s sink) Commit(ctx context.Context, tx pgx.Tx, batch []event.Change) error {
+func (s *sink) Commit(ctx context.Context, tx pgx.Tx, batch []event.Change) error {
 	made, err := s.queue.Insert(ctx, tx, batch)
 	if err != nil {
 		return err
 	}
+	if p := s.ahead.Load(); p != nil && len(p.batch) == len(batch) && &p.batch[0] == &batch[0] {
+		s.ahead.Store(nil)
+		return s.history.Record(ctx, tx, p.events)
+	}
+	return s.history.Record(ctx, tx, ingested(batch, made))
+}
+
+// ingested are the events among the changes.
+func ingested(batch []event.Change, made []bool) []index.Ingested {
 	events := make([]index.Ingested, 0, len(batch))
 	for i := range batch {
 		if batch[i].Reason == "" {
 			events = append(events, index.Ingested{Event: &batch[i].Event, Matched: made[i]})
 		}
 	}
-	return s.history.Record(ctx, tx, events)
+	return events
 }
 
 // quiet passes River's warnings and errors on and keeps the rest for debugging: River speaks of every job.
