@@ -8,7 +8,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
+	pgxuuid "github.com/vgarvardt/pgx-google-uuid/v5"
 
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/store"
@@ -182,6 +184,9 @@ func ingestConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error)
 	if err != nil {
 		return nil, err
 	}
+	// Each event is written with its id and its position: without codecs pgx goes by way of their text, or of an error.
+	pgxuuid.Register(conn.TypeMap())
+	conn.TypeMap().RegisterType(&pgtype.Type{Name: "pg_lsn", OID: pglsnOID, Codec: pgtype.Int8Codec{}})
 	// What is confirmed to the slot must have reached the disk, whatever the role's default is. And a batch that takes
 	// longer than a role's statements may would take as long the next time.
 	_, err = conn.Exec(ctx, endless)
@@ -195,6 +200,9 @@ func ingestConnect(ctx context.Context, url, clientID string) (*pgx.Conn, error)
 	}
 	return conn, nil
 }
+
+// pglsnOID is that of pg_lsn in every PostgreSQL (pg_type.dat). Its binary form is that of a bigint.
+const pglsnOID = 3220
 
 // NotMigrated says that an error comes of a schema that is not there, or is older than this program.
 func NotMigrated(err error) bool {

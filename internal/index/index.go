@@ -71,7 +71,8 @@ type Ingested struct {
 	// Matched: a job names it, which needs all of it.
 	Matched bool
 
-	row *store.CopyEventsParams // once it is prepared
+	row    *store.CopyEventsParams // once it is prepared
+	record Record                  // the same, of one that is matched
 }
 
 // Prepare writes the events down as they will be stored, so that Record need not. What fails is left to it.
@@ -79,7 +80,7 @@ func (x *Index) Prepare(events []Ingested) {
 	c := x.Config()
 	for i := range events {
 		if events[i].recorded(c) {
-			events[i].row, _ = events[i].prepared(c)
+			_ = events[i].prepare(c)
 		}
 	}
 }
@@ -87,27 +88,32 @@ func (x *Index) Prepare(events []Ingested) {
 // recorded says whether the history keeps it.
 func (i *Ingested) recorded(c Config) bool { return i.Matched || !c.MatchedOnly() }
 
-func (i *Ingested) prepared(c Config) (*store.CopyEventsParams, error) {
-	e := i.Event
+// prepare makes the event's row, and what deliveries find of it.
+func (i *Ingested) prepare(c Config) error {
+	e := *i.Event // a pointer into the caller's batch would keep all of it
 	payload, err := e.JSON()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	row := &store.CopyEventsParams{
 		Day: e.Day(), ID: e.ID, PK: e.PK, LSN: int64(e.LSN), TxIndex: e.TxIndex,
 		EventType: string(e.Type), EntityType: e.EntityType, EntityID: e.EntityID, TenantID: e.TenantID,
 		CommitTime: time.Time(e.CommitTime), CreatedAt: time.Time(e.Timestamp), Payload: payload,
 	}
-	shown, some, err := redacted(e, c.Redact)
+	shown, some, err := redacted(&e, c.Redact)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if some {
 		if row.Payload = shown; i.Matched {
 			row.Unredacted = payload
 		}
 	}
-	return row, nil
+	i.row = row
+	if i.Matched {
+		i.record = Record{Event: &e, Payload: payload}
+	}
+	return nil
 }
 
 // Record stores the events in the caller's transaction, but for those that the configuration leaves out. An event that is there
@@ -121,8 +127,7 @@ func (x *Index) Record(ctx context.Context, tx pgx.Tx, events []Ingested) error 
 			continue
 		}
 		if one.row == nil {
-			var err error
-			if one.row, err = one.prepared(c); err != nil {
+			if err := one.prepare(c); err != nil {
 				return err
 			}
 		}
@@ -133,20 +138,11 @@ func (x *Index) Record(ctx context.Context, tx pgx.Tx, events []Ingested) error 
 	}
 	// Should the transaction be rolled back, what is kept here is still what the event's next ingest will store.
 	for i := range events {
-		if one := &events[i]; one.Matched {
-			e := *one.Event // a pointer into the caller's batch would keep all of it
-			x.recent.put(KeyOf(&e), Record{Event: &e, Payload: full(one.row)})
+		if r := events[i].record; r.Event != nil {
+			x.recent.put(KeyOf(r.Event), r)
 		}
 	}
 	return nil
-}
-
-// full is all of the event, as receivers get it.
-func full(row *store.CopyEventsParams) []byte {
-	if row.Unredacted != nil {
-		return row.Unredacted
-	}
-	return row.Payload
 }
 
 // Late prepares a transaction other than the stream's for Record: events become visible in the order of their numbers.
