@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -18,6 +19,7 @@ const (
 // batch is what one ingest transaction takes: changes in commit order and the position after them. It need not end
 // where a transaction does.
 type batch struct {
+	most      int // changes; 0: batchChanges
 	changes   []event.Change
 	bytes     int
 	heartbeat bool // a heartbeat came: the position is worth storing even without changes
@@ -49,7 +51,9 @@ func (b *batch) add(d decoded, size int, now time.Time) {
 // our own writes are WAL, too, and an idle system would keep itself busy.
 func (b *batch) worthStoring() bool { return len(b.changes) > 0 || b.heartbeat }
 
-func (b *batch) full() bool { return len(b.changes) >= batchChanges || b.bytes >= batchBytes }
+func (b *batch) full() bool {
+	return len(b.changes) >= cmp.Or(b.most, batchChanges) || b.bytes >= batchBytes
+}
 
 func (b *batch) ripe(now time.Time) bool {
 	return b.full() || (b.worthStoring() && now.Sub(b.started) >= batchLinger)

@@ -113,7 +113,7 @@ func (s *Stream) own(ctx context.Context, src, dst *pgx.Conn, repl *pgconn.PgCon
 	reader := stream{
 		cfg: s.cfg, conn: repl, dec: s.decoder(ctx, start.written, tables.read), after: cp.Position, batches: batches,
 		stored: stored, queued: &queued, turn: tables.turn, every: statusEvery(timeout), rarely: rarely(timeout),
-		silence: silenceLimit(timeout, s.silences), metrics: s.metrics,
+		silence: silenceLimit(timeout, s.silences), most: s.opts.BatchChanges, metrics: s.metrics,
 	}
 	snapshotWaits := false
 	if tables.read {

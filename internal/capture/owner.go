@@ -35,9 +35,12 @@ type Options struct {
 	Committed func() // told after each COMMIT of what went through Sink; optional
 	// MayBury says that it is an owner's own fault, and not the database's, that it has given no sign of life since then:
 	// lease.Outlives. Without it no owner that hangs is replaced.
-	MayBury    func(said time.Time) bool
-	Logger     *slog.Logger
-	Registerer prometheus.Registerer
+	MayBury func(said time.Time) bool
+	// BatchChanges is how many changes of the stream one transaction stores at most, to measure what that costs. 0: as many as
+	// pay, some thousands.
+	BatchChanges int
+	Logger       *slog.Logger
+	Registerer   prometheus.Registerer
 }
 
 // State is what a Stream is doing.

@@ -92,6 +92,7 @@ type stream struct {
 	rarely  time.Duration  // between two to a server that is silent; see statusDue
 	silence time.Duration  // see silenceLimit
 	turn    event.LSN      // where to stop and go on with other publications; 0: nowhere
+	most    int            // changes of a batch; 0: batchChanges
 	metrics *metrics
 
 	open       *batch
@@ -258,7 +259,7 @@ func (s *stream) handOver(ctx context.Context) error {
 
 // begin opens the next batch.
 func (s *stream) begin() {
-	s.open = &batch{end: s.dec.pos}
+	s.open = &batch{most: s.most, end: s.dec.pos}
 	s.metrics.openSince.Store(0)
 }
 
