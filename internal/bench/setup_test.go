@@ -40,13 +40,16 @@ var servers = sandbox.Suite{Options: sandbox.PostgresOptions{Durable: true, Sett
 }}}
 
 // roles are what the test binary can be beside the benchmark.
-var roles = map[string]func(ctx context.Context, args []string) error{"worker": profiledWorker}
+var roles = map[string]func(ctx context.Context, args []string) error{
+	"worker": profiledWorker,
+	"stream": bareStream,
+}
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleVariable); role != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		if err := roles[role](ctx, os.Args[1:]); err != nil {
+		if err := profiled(role, func() error { return roles[role](ctx, os.Args[1:]) }); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -57,14 +60,24 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// profiledWorker is cmd/worker with a profile of the processor and, at its end, of what was allocated.
+// profiledWorker is cmd/worker.
 func profiledWorker(ctx context.Context, args []string) error {
 	debug.SetGCPercent(50) // as cmd/worker
 	cfg, err := config.Load(ctx, config.Options{Path: args[0]})
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(os.Getenv(profileVariable), fmt.Sprintf("worker-%d", os.Getpid()))
+	var level slog.LevelVar
+	return worker.New(cfg, worker.Options{Logger: cfg.Log.Logger(os.Stderr, &level), Version: "bench"}).Run(ctx)
+}
+
+// profiled runs a role with a profile of the processor and, at its end, of what was allocated, if they are wanted.
+func profiled(role string, run func() error) error {
+	dir := os.Getenv(profileVariable)
+	if dir == "" {
+		return run()
+	}
+	name := filepath.Join(dir, fmt.Sprintf("%s-%d", role, os.Getpid()))
 	out, err := os.Create(name + ".cpu.prof")
 	if err != nil {
 		return err
@@ -80,8 +93,7 @@ func profiledWorker(ctx context.Context, args []string) error {
 			_ = out.Close()
 		}
 	}()
-	var level slog.LevelVar
-	return worker.New(cfg, worker.Options{Logger: cfg.Log.Logger(os.Stderr, &level), Version: "bench"}).Run(ctx)
+	return run()
 }
 
 // builtWorker is the worker's binary, built once.
@@ -207,10 +219,20 @@ type process struct {
 // start starts a worker, and returns at once. The benchmark's end kills it.
 func (r *rig) start(config string) *process {
 	r.b.Helper()
-	name, args, env := workerBinary(r.b), []string{"--config", config}, []string(nil)
-	if dir := os.Getenv(profileVariable); dir != "" {
-		name, args, env = os.Args[0], []string{config}, []string{roleVariable + "=worker"}
+	if os.Getenv(profileVariable) != "" {
+		return r.startAs("worker", config)
 	}
+	return r.run(workerBinary(r.b), []string{"--config", config}, nil)
+}
+
+// startAs starts the test binary in one of its roles.
+func (r *rig) startAs(role string, args ...string) *process {
+	r.b.Helper()
+	return r.run(os.Args[0], args, []string{roleVariable + "=" + role})
+}
+
+func (r *rig) run(name string, args, env []string) *process {
+	r.b.Helper()
 	p := &process{b: r.b, log: &sandbox.Output{}}
 	var err error
 	p.Process, err = sandbox.StartProcess(context.WithoutCancel(r.b.Context()), name, args, env, p.log)
