@@ -13,5 +13,17 @@ func storageRows() []Row {
 				{Case: "batch=default", Unit: "changes/s", AtLeast: 10_000},
 			},
 		},
+		{
+			Name: "wal", Title: "WAL: bytes of our own for a change", Benchmark: "BenchmarkWAL",
+			How: "What the server writes into its WAL for a change of about 500 bytes, from its commit until its one webhook was " +
+				"delivered and both can be found, against what the `INSERT` of the change itself has written: for a backlog, and for " +
+				"changes that are committed one by one, 200 in a second. Below that by what it is for (`pg_walinspect`): `pages` are " +
+				"whole pages that are written after a server's checkpoint, `other` are commits, mostly.",
+			Compare: []string{"B/change"},
+			State: []string{
+				"event-B", "event-index-B", "job-B", "job-btree-B", "job-gin-B", "document-B", "document-gin-B",
+				"checkpoint-B", "pages-B", "other-B",
+			},
+		},
 	}
 }
