@@ -26,8 +26,7 @@ func BenchmarkIngest(b *testing.B) {
 		b.Run(fmt.Sprintf("jobs=%d", jobs), func(b *testing.B) {
 			r := newRig(b)
 			config := r.write(manyActions(jobs))
-			r.makeSlot(config)
-			r.exec("INSERT INTO weir.pause (scope) VALUES ('deliveries')")
+			r.makePaused(config)
 			r.exec("SELECT pg_advisory_lock(hashtextextended('weir.history.' || store, 0)) FROM weir.history")
 			r.changes("Order", ingestRows, 1000)
 			b.Run("by=weir", func(b *testing.B) { r.on(b).ingested(config, jobs) })

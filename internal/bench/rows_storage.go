@@ -25,5 +25,13 @@ func storageRows() []Row {
 				"checkpoint-B", "pages-B", "other-B",
 			},
 		},
+		{
+			Name: "history", Title: "History: ingest while it is followed", Benchmark: "BenchmarkHistory",
+			How: "A backlog of 50,000 changes of which half match, whose jobs wait, while documents of them are stored, in PostgreSQL " +
+				"and in an Elasticsearch on the same machine, against the same load while nobody does. `documents/s` is from the " +
+				"beginning until the last one is there, `behind-s` how long after the end of ingest.",
+			Compare: []string{"changes/s"},
+			State:   []string{"changes/s", "documents/s", "behind-s", "WAL-B/change", "cpu-µs/change"},
+		},
 	}
 }

@@ -260,10 +260,17 @@ func (r *rig) reads(p *process) *process {
 	return p
 }
 
-// makeSlot has a worker make slot and checkpoint, and pauses deliveries for good when asked: jobs wait in their queues.
+// makeSlot has a worker make slot and checkpoint.
 func (r *rig) makeSlot(config string) {
 	r.b.Helper()
 	r.reads(r.start(config)).stop()
+}
+
+// makePaused is makeSlot, and pauses all deliveries: jobs wait in their queues.
+func (r *rig) makePaused(config string) {
+	r.b.Helper()
+	r.makeSlot(config)
+	r.exec("INSERT INTO weir.pause (scope) VALUES ('deliveries')")
 }
 
 // stop ends the worker softly.

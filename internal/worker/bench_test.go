@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -58,12 +56,6 @@ observers:
 // backlog commits changes while nobody listens, then runs what ingests them and returns how long that took.
 func backlog(b *testing.B, run func(context.Context, *rig) error) time.Duration {
 	b.Helper()
-	return backlogWith(b, run, func(*rig) {}, func(*rig) {})
-}
-
-// backlogWith is backlog that does something before the clock runs, and after, while what ingests still does.
-func backlogWith(b *testing.B, run func(context.Context, *rig) error, before, after func(*rig)) time.Duration {
-	b.Helper()
 	r := rigOn(b, postgres.Database(b))
 	start := func() (stop func()) {
 		ctx, cancel := context.WithCancel(b.Context())
@@ -84,91 +76,14 @@ func backlogWith(b *testing.B, run func(context.Context, *rig) error, before, af
 			SELECT 'Order', 'INSERT', gen_random_uuid(), jsonb_build_object('total', n, 'status', 'shipped', 'note', repeat('x', 400))
 			  FROM generate_series(1, 1000) n`)
 	}
-	before(r)
 	began := time.Now()
 	stop = start()
 	r.awaitFor(10*time.Minute, "the backlog", func() bool {
 		return r.one("SELECT (events >= $1)::text FROM weir.checkpoint", benchChanges) == "true"
 	})
 	took := time.Since(began)
-	after(r)
 	stop()
 	return took
-}
-
-// BenchmarkHistory measures what it costs ingest that events can be found again: half of the events match no observer, and the
-// jobs of the others wait, so that what is measured is the events' part. Each kind of history is held against the same backlog
-// while somebody else has the lock of its followers, so that they do nothing, measured in the same run. stored/s is how many
-// documents follow in a second from the beginning of ingest, behind-s how long after its end they are all there.
-func BenchmarkHistory(b *testing.B) {
-	for name, history := range map[string]string{
-		"matched": "history: {events: matched}",
-		"all":     "history: {events: all}",
-		"both":    "history: {events: all, store: both}",
-	} {
-		b.Run(name, func(b *testing.B) {
-			if name == "both" {
-				history += fmt.Sprintf("\nelasticsearch: {urls: [%q]}", postgres.Elasticsearch(b))
-			}
-			var alone, followed, behind time.Duration
-			documents := 0.0
-			for b.Loop() {
-				took, _, _ := ingestWithHistory(b, history, false)
-				alone += took
-				took, late, stored := ingestWithHistory(b, history, true)
-				followed, behind, documents = followed+took, behind+late, documents+stored
-			}
-			n := float64(b.N * benchChanges)
-			b.ReportMetric(0, "ns/op")
-			b.ReportMetric(n/alone.Seconds(), "unfollowed/s")
-			b.ReportMetric(n/followed.Seconds(), "ingested/s")
-			b.ReportMetric(alone.Seconds()/followed.Seconds(), "of-unfollowed")
-			b.ReportMetric(documents/(followed+behind).Seconds(), "stored/s")
-			b.ReportMetric(behind.Seconds()/float64(b.N), "behind-s")
-		})
-	}
-}
-
-// ingestWithHistory returns how long a backlog took, how long after it its documents were all stored, and how many they are.
-func ingestWithHistory(b *testing.B, history string, follow bool) (took, behind time.Duration, documents float64) {
-	b.Helper()
-	took = backlogWith(b, func(ctx context.Context, r *rig) error {
-		cfg, err := config.Load(ctx, config.Options{Path: r.write(fmt.Sprintf(`
-installation: %s
-%s
-observers:
-  half: {entity: Order, condition: total > 500, actions: [{type: log, level: debug}]}
-`, strings.ReplaceAll(r.slot, "_", "-"), history))})
-		if err != nil {
-			return err
-		}
-		return worker.New(cfg, worker.Options{Logger: slog.New(slog.DiscardHandler), Version: "bench"}).Run(ctx)
-	}, func(r *rig) {
-		r.exec("UPDATE weir.river_queue SET paused_at = now()")
-		if !follow {
-			r.exec("SELECT pg_advisory_lock(hashtextextended('weir.history.' || store, 0)) FROM weir.history")
-		}
-	}, func(r *rig) {
-		if !follow {
-			return
-		}
-		stores := "'postgres'"
-		if strings.Contains(history, "both") {
-			stores = "'postgres', 'elasticsearch'"
-		}
-		began := time.Now()
-		r.awaitFor(10*time.Minute, "the history", func() bool {
-			return r.one("SELECT bool_and(event_seq >= (SELECT max(seq) FROM weir.event))::text FROM weir.history WHERE store IN ("+
-				stores+")") == "true"
-		})
-		behind = time.Since(began)
-		var err error
-		documents, err = strconv.ParseFloat(r.one("SELECT count(*)::text FROM weir.document"), 64)
-		if err != nil {
-			b.Fatal(err)
-		}
-	})
-	return took, behind, documents
 }
 
 // BenchmarkOrdering measures what ordering: entity costs: deliveries to a receiver that answers at once, from a backlog over many
