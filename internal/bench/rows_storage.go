@@ -43,5 +43,13 @@ func storageRows() []Row {
 				{Unit: "jobs/s", Ratio: true, AtLeast: 0.8},
 			},
 		},
+		{
+			Name: "memory", Title: "Memory: the most that a worker occupies", Benchmark: "BenchmarkMemory",
+			How: "`VmHWM` of a worker: one that is idle; one that ingests a backlog of 100,000 changes with three jobs each; one that " +
+				"delivers 20,000 webhooks; one that ingests a transaction of 1,000,000 rows of about 500 bytes, of which each tenth " +
+				"matches. Flat means that it is the same a quarter of the way as at its end.",
+			State: []string{"MB-at-1/4", "MB-at-1/2", "MB"},
+			Goals: []Goal{{Unit: "MB", AtMost: 100}},
+		},
 	}
 }
