@@ -47,14 +47,10 @@ func bareStream(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	err = capture.New(capture.Config{Slot: capture.Name(args[1])}, capture.Options{
+	return capture.New(capture.Config{Slot: capture.Name(args[1])}, capture.Options{
 		SourceURL: args[0], DatabaseURL: args[0], ClientID: "bench", Sink: nothing{}, BatchChanges: most,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), Registerer: prometheus.NewRegistry(),
 	}).Run(ctx)
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
 }
 
 // checkpointed has the stream read the backlog. Its time runs from when it reads.
