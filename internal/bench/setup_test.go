@@ -43,6 +43,7 @@ var servers = sandbox.Suite{Options: sandbox.PostgresOptions{Durable: true, Sett
 var roles = map[string]func(ctx context.Context, args []string) error{
 	"worker": profiledWorker,
 	"stream": bareStream,
+	"river":  workRiver,
 }
 
 func TestMain(m *testing.M) {

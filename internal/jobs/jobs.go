@@ -32,9 +32,10 @@ import (
 // Schema is where River's tables are.
 const Schema = "weir"
 
+// FetchCooldown bounds how often a queue is fetched: it is the latency that a delivery gains by not being alone.
+const FetchCooldown = 20 * time.Millisecond
+
 const (
-	// fetchCooldown bounds how often a queue is fetched: it is the latency that a delivery gains by not being alone.
-	fetchCooldown = 20 * time.Millisecond
 	// sweepEvery is how often queues that have jobs but no endpoint (any more) are looked for, and dead letters counted.
 	sweepEvery = 5 * time.Second
 	sweepAgain = 250 * time.Millisecond // when there is more to do
@@ -156,7 +157,7 @@ func New(o Options) (*Queue, error) {
 
 	client, err := river.NewClient(riverpgxv5.New(o.Pool), &river.Config{
 		ID: o.ClientID, Schema: Schema, Queues: q.producers.first(), Workers: workers, Logger: o.RiverLogger,
-		FetchCooldown: fetchCooldown, FetchOnlyKnownKinds: true,
+		FetchCooldown: FetchCooldown, FetchOnlyKnownKinds: true,
 		JobTimeout: -1, SoftStopTimeout: o.SoftStop,
 		Middleware:           []rivertype.Middleware{q.rescuer.attempts},
 		RescueStuckJobsAfter: riverRescue,

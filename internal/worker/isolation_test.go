@@ -3,7 +3,6 @@ package worker_test
 import (
 	"fmt"
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -115,40 +114,4 @@ func BenchmarkBesideASlowEndpoint(b *testing.B) {
 	b.ReportMetric(float64(alone.Milliseconds())/float64(b.N), "ms-alone")
 	b.ReportMetric(float64(beside.Milliseconds())/float64(b.N), "ms-beside")
 	b.ReportMetric(beside.Seconds()/alone.Seconds(), "of-alone")
-}
-
-// fiveActions delivers an event with five actions of 200 ms each, so many at once, and returns the time from the first request to
-// the last response.
-func fiveActions(b *testing.B, concurrency int) time.Duration {
-	b.Helper()
-	r := rigOn(b, postgres.Database(b))
-	rc, c := timed(b, 200*time.Millisecond, nil)
-	var actions []string
-	for i := range 5 {
-		actions = append(actions, fmt.Sprintf("{type: webhook, name: a%d, url: %q}", i, rc.URL))
-	}
-	run := r.started(fmt.Sprintf(`
-log: {level: warn}
-outbound: {allow: ["127.0.0.0/8"]}
-endpoints: {%q: {concurrency: %d}}
-observers:
-  five: {entity: Order, actions: [%s]}
-`, rc.endpoint(b), concurrency, strings.Join(actions, ", ")))
-	r.order(`{}`)
-	r.await("the answers", func() bool { return c.count() == 5 })
-	run.stop(b)
-	return c.took()
-}
-
-// BenchmarkFiveActions holds an event's five actions at once against one after the other.
-func BenchmarkFiveActions(b *testing.B) {
-	var together, apart time.Duration
-	for b.Loop() {
-		together += fiveActions(b, 50)
-		apart += fiveActions(b, 1)
-	}
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(float64(together.Milliseconds())/float64(b.N), "ms-at-once")
-	b.ReportMetric(float64(apart.Milliseconds())/float64(b.N), "ms-in-turn")
-	b.ReportMetric(apart.Seconds()/together.Seconds(), "times-quicker")
 }
