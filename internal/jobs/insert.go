@@ -119,7 +119,7 @@ func (q *Queue) insert(ctx context.Context, tx pgx.Tx, params []river.InsertMany
 	if waiting, err = q.turns.arrange(ctx, tx, params); err != nil {
 		return nil, err
 	}
-	if _, err := q.client.InsertManyFastTx(ctx, tx, params); err != nil {
+	if _, err := q.inserter.InsertManyFastTx(ctx, tx, params); err != nil {
 		return nil, fmt.Errorf("insert %d jobs: %w", len(params), err)
 	}
 	return waiting, nil

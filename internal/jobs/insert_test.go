@@ -1,12 +1,15 @@
 package jobs
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
 
 	"github.com/fraiseql/weir/internal/event"
 )
@@ -122,5 +125,33 @@ func TestInsertIsInTheTransaction(t *testing.T) {
 	}
 	if got := r.lines(`SELECT kind FROM weir.river_job`); len(got) != 0 {
 		t.Errorf("jobs %s after a rollback", got)
+	}
+}
+
+// Each batch says that there is something to fetch, also one that comes a few milliseconds after another: River's fetches would
+// make one of both, but what nobody announces waits until the next poll.
+func TestInsertAnnouncesEachBatch(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, `all: {entity: Order, actions: [{type: log}]}`)
+	conn, err := r.pool.Acquire(t.Context())
+	check(t, err)
+	defer conn.Release()
+	_, err = conn.Exec(t.Context(), `LISTEN "weir.river_insert"`)
+	check(t, err)
+	const batches = 5
+	for pk := range int64(batches) {
+		time.Sleep(2 * river.FetchCooldownMin) // as batches of the stream are apart
+		r.commit(order(pk+1, `{}`))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for n := range batches {
+		got, err := conn.Conn().WaitForNotification(ctx)
+		if err != nil {
+			t.Fatalf("after %d notifications: %v", n, err)
+		}
+		if got.Payload != `{"queue": "log"}` {
+			t.Errorf("payload %s", got.Payload)
+		}
 	}
 }

@@ -80,15 +80,16 @@ type Options struct {
 
 // Queue inserts and works jobs. Safe for concurrent use.
 type Queue struct {
-	set     atomic.Pointer[observer.Set]
-	index   *index.Index
-	runner  *runner
-	client  *river.Client[pgx.Tx]
-	rescuer *rescuer
-	lease   *lease.Lease
-	gauges  *gauges
-	log     *slog.Logger
-	working atomic.Bool
+	set      atomic.Pointer[observer.Set]
+	index    *index.Index
+	runner   *runner
+	client   *river.Client[pgx.Tx]
+	inserter *river.Client[pgx.Tx] // works nothing
+	rescuer  *rescuer
+	lease    *lease.Lease
+	gauges   *gauges
+	log      *slog.Logger
+	working  atomic.Bool
 
 	softStop time.Duration
 	recovery time.Duration // Options.RecoveryWindow
@@ -169,6 +170,14 @@ func New(o Options) (*Queue, error) {
 		return nil, fmt.Errorf("make River's client: %w", err)
 	}
 	q.client, q.producers.queues = client, client.Queues()
+	// A client that inserts keeps quiet for its FetchCooldown after it has announced jobs, and announces nothing afterwards: what
+	// comes a few milliseconds after another job would wait until somebody polls. Batches are further apart than River's least.
+	q.inserter, err = river.NewClient(riverpgxv5.New(o.Pool), &river.Config{
+		Schema: Schema, Logger: o.RiverLogger, FetchCooldown: river.FetchCooldownMin,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make River's client that inserts: %w", err)
+	}
 	return q, nil
 }
 
