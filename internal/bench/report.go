@@ -48,12 +48,11 @@ func Report(document, folder string) (string, error) {
 }
 
 func readResults(path string) (results, error) {
-	f, err := os.Open(path)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return results{}, err
 	}
-	defer f.Close()
-	return parseResults(f, path)
+	return parseResults(string(text), path)
 }
 
 // replaced puts a text between the marks of a name.
@@ -81,8 +80,9 @@ func (row Row) section(found results) (string, error) {
 	if len(pairs) > 0 {
 		s.WriteString("| case | unit | Weir | limit | | Weir : limit | lowest to highest run |\n|---|---|--:|---|--:|--:|--:|\n")
 		for _, p := range pairs {
-			fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | **%s** | %s to %s |\n", cmp.Or(p.setting, "–"), p.unit, figure(p.weir.Center), p.limit,
-				figure(p.other.Center), figure(p.ratio.Center), figure(p.ratio.Lo), figure(p.ratio.Hi))
+			fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | **%s** | %s to %s |\n", cmp.Or(p.setting, "–"), p.unit,
+				figure(p.weir.Center), p.limit, figure(p.other.Center),
+				figure(p.ratio.Center), figure(p.ratio.Lo), figure(p.ratio.Hi))
 		}
 		s.WriteString("\n")
 	}
@@ -100,14 +100,14 @@ func (row Row) stated(found results) string {
 	fmt.Fprintf(&s, "| case | of | %s |\n|---|---|%s\n", strings.Join(row.State, " | "), strings.Repeat("--:|", len(row.State)))
 	for _, name := range found.names {
 		setting, by := parts(name)
-		cells, any := make([]string, len(row.State)), false
+		cells, some := make([]string, len(row.State)), false
 		for i, unit := range row.State {
 			cells[i] = "–"
 			if values := found.values[name][unit]; len(values) > 0 {
-				cells[i], any = figure(summary(values).Center), true
+				cells[i], some = figure(summary(values).Center), true
 			}
 		}
-		if any {
+		if some {
 			fmt.Fprintf(&s, "| %s | %s | %s |\n", cmp.Or(setting, "–"), cmp.Or(by, weir), strings.Join(cells, " | "))
 		}
 	}
@@ -118,7 +118,8 @@ func (row Row) stated(found results) string {
 func (row Row) overview(found results) (string, error) {
 	var s strings.Builder
 	line := func(setting, ours, limit, ratio, goal, reached string) {
-		fmt.Fprintf(&s, "| [%s](#%s) | %s | %s | %s | %s | %s | %s |\n", row.Title, row.Name, setting, ours, limit, ratio, goal, reached)
+		fmt.Fprintf(&s, "| [%s](#%s) | %s | %s | %s | %s | %s | %s |\n",
+			row.Title, row.Name, setting, ours, limit, ratio, goal, reached)
 	}
 	pairs, err := found.pairs(row.Compare)
 	if err != nil {

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"fmt"
-	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,18 +20,14 @@ type results struct {
 var processors = regexp.MustCompile(`-\d+$`)
 
 // parseResults reads what benchmarks have printed.
-func parseResults(r io.Reader, name string) (results, error) {
-	text, err := io.ReadAll(r)
-	if err != nil {
-		return results{}, err
-	}
+func parseResults(text, name string) (results, error) {
 	all := results{values: map[string]map[string][]float64{}}
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		if note, ok := strings.CutPrefix(line, "# "); ok {
 			all.notes = append(all.notes, strings.TrimSpace(note))
 		}
 	}
-	reader := benchfmt.NewReader(strings.NewReader(string(text)), name)
+	reader := benchfmt.NewReader(strings.NewReader(text), name)
 	for reader.Scan() {
 		result, ok := reader.Result().(*benchfmt.Result)
 		if !ok { // a line that is no result

@@ -43,25 +43,30 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	if o.Profile != "" {
-		if err := os.MkdirAll(o.Profile, 0o755); err != nil {
+		if err := os.MkdirAll(o.Profile, 0o750); err != nil {
 			return err
 		}
-	}
-	if err := os.MkdirAll(o.Folder, 0o755); err != nil {
-		return err
 	}
 	scratch, err := os.MkdirTemp("", "weir-bench-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(scratch)
+	defer func() { _ = os.RemoveAll(scratch) }()
 	binary := filepath.Join(scratch, "bench.test")
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", binary, "./internal/bench")
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", binary, "./internal/bench") //nolint:gosec // a path of ours
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the benchmarks: %w\n%s", err, out)
 	}
-	code, err := sum(binary)
+	code, err := sum(ctx, binary)
 	if err != nil {
+		return err
+	}
+	return o.run(ctx, rows, binary, code)
+}
+
+// run has a binary of this code measure rows.
+func (o Options) run(ctx context.Context, rows []Row, binary, code string) error {
+	if err := os.MkdirAll(o.Folder, 0o750); err != nil {
 		return err
 	}
 	underWay := filepath.Join(o.Folder, unfinished)
@@ -93,13 +98,13 @@ func begin(path, options string) (id string, err error) {
 	if id, was, _ := strings.Cut(string(text), "\n"); was == options {
 		return id, nil
 	}
-	id = time.Now().UTC().Format(time.RFC3339)
+	id = time.Now().UTC().Format(time.RFC3339Nano)
 	return id, os.WriteFile(path, []byte(id+"\n"+options), 0o600)
 }
 
 // sum tells builds apart.
-func sum(binary string) (string, error) {
-	out, err := exec.Command("go", "tool", "buildid", binary).Output()
+func sum(ctx context.Context, binary string) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "tool", "buildid", binary).Output() //nolint:gosec // what was just built
 	if err != nil {
 		return "", fmt.Errorf("read the build id: %w", err)
 	}
@@ -148,7 +153,7 @@ func (o Options) measure(ctx context.Context, row Row, binary, id string) error 
 func (o Options) call(ctx context.Context, row Row, binary string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, "-test.run", "^$", "-test.bench", "^"+row.Benchmark+"$",
+	cmd := exec.CommandContext(ctx, binary, "-test.run", "^$", "-test.bench", "^"+row.Benchmark+"$", //nolint:gosec // our own
 		"-test.benchtime", cmp.Or(row.Benchtime, "1x"), "-test.timeout", callTime.String())
 	cmd.Dir = filepath.Join("internal", "bench")
 	cmd.Env = os.Environ()
@@ -168,6 +173,9 @@ func (o Options) call(ctx context.Context, row Row, binary string) ([]byte, erro
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, out)
+	}
+	if found, err := parseResults(string(out), row.Name); err != nil || len(found.names) == 0 {
+		return nil, errors.Join(fmt.Errorf("%s has printed no results:\n%s", row.Benchmark, out), err)
 	}
 	return out, nil
 }
@@ -195,7 +203,7 @@ func (o Options) write() error {
 // machine says where and when, and of what.
 func machine(ctx context.Context) string {
 	said := func(name string, args ...string) string {
-		out, err := exec.CommandContext(ctx, name, args...).Output()
+		out, err := exec.CommandContext(ctx, name, args...).Output() //nolint:gosec // called below with constants
 		if err != nil {
 			return ""
 		}

@@ -48,17 +48,22 @@ var roles = map[string]func(ctx context.Context, args []string) error{
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleVariable); role != "" {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		if err := profiled(role, func() error { return roles[role](ctx, os.Args[1:]) }); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+		os.Exit(play(role))
 	}
 	code := servers.Main(m).Run()
 	_ = os.RemoveAll(builtWorker.dir)
 	os.Exit(code)
+}
+
+// play is the main of a process that has a role.
+func play(role string) (code int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) //nolint:forbidigo // this is a main, too
+	defer stop()
+	if err := profiled(role, func() error { return roles[role](ctx, os.Args[1:]) }); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // profiledWorker is cmd/worker.
@@ -150,10 +155,10 @@ func (r *rig) connect() *pgx.Conn {
 	return conn
 }
 
-func check(b *testing.B, err error) {
-	b.Helper()
+func check(t testing.TB, err error) {
+	t.Helper()
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 }
 
@@ -218,12 +223,12 @@ type process struct {
 }
 
 // start starts a worker, and returns at once. The benchmark's end kills it.
-func (r *rig) start(config string) *process {
+func (r *rig) start(path string) *process {
 	r.b.Helper()
 	if os.Getenv(profileVariable) != "" {
-		return r.startAs("worker", config)
+		return r.startAs("worker", path)
 	}
-	return r.run(workerBinary(r.b), []string{"--config", config}, nil)
+	return r.run(workerBinary(r.b), []string{"--config", path}, nil)
 }
 
 // startAs starts the test binary in one of its roles.
@@ -262,15 +267,15 @@ func (r *rig) reads(p *process) *process {
 }
 
 // makeSlot has a worker make slot and checkpoint.
-func (r *rig) makeSlot(config string) {
+func (r *rig) makeSlot(path string) {
 	r.b.Helper()
-	r.reads(r.start(config)).stop()
+	r.reads(r.start(path)).stop()
 }
 
 // makePaused is makeSlot, and pauses all deliveries: jobs wait in their queues.
-func (r *rig) makePaused(config string) {
+func (r *rig) makePaused(path string) {
 	r.b.Helper()
-	r.makeSlot(config)
+	r.makeSlot(path)
 	r.exec("INSERT INTO weir.pause (scope) VALUES ('deliveries')")
 }
 

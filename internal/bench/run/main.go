@@ -39,7 +39,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.Only, "only", "", "the `rows` to measure, of "+strings.Join(names, ", ")+" (default: all)")
 	flags.IntVar(&o.Runs, "runs", 0, "how often (default: 5, or as the row needs)")
 	flags.BoolVar(&o.Full, "full", false, "the sizes that take long")
-	flags.StringVar(&o.Peer, "peer", "", "`path` of a program that reads the slot SLOT at DATABASE_URL; measured beside pg_recvlogical")
+	flags.StringVar(&o.Peer, "peer", "",
+		"`path` of a program that reads the slot SLOT at DATABASE_URL; measured beside pg_recvlogical")
 	flags.StringVar(&o.Profile, "profile", "", "`folder` for profiles of the workers, which are slower for it")
 	flags.StringVar(&o.Folder, "results", "bench/results", "`folder` of the results")
 	flags.StringVar(&o.Report, "report", "docs/performance.md", "the document that is brought up to date")
