@@ -44,6 +44,7 @@ var roles = map[string]func(ctx context.Context, args []string) error{
 	"worker": profiledWorker,
 	"stream": bareStream,
 	"river":  workRiver,
+	"pour":   pourAgain,
 }
 
 func TestMain(m *testing.M) {
