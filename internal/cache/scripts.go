@@ -16,16 +16,13 @@ import (
 // is the same at all of them. A repetition of a command whose answer was lost answers what the first one would have.
 var (
 	// lookup finds a result, or marks the key as being filled by the token ARGV[1] for ARGV[2] ms. The first element says
-	// which: v (a result: the ms left, the ms now, it), b (somebody fills it: the ms left), m (the caller fills it).
+	// which: v (a result: the ms left, it), b (somebody fills it: the ms left), m (the caller fills it).
 	lookupScript = redis.NewScript(`
 local v = redis.call('GET', KEYS[1])
 local kind = v and string.sub(v, 1, 1)
 if v == 'f' .. ARGV[1] then return {'m'} end
 if kind == 'f' then return {'b', redis.call('PTTL', KEYS[1])} end
-if kind == 'v' then
-  local t = redis.call('TIME')
-  return {'v', redis.call('PTTL', KEYS[1]), t[1] * 1000 + math.floor(t[2] / 1000), v}
-end
+if kind == 'v' then return {'v', redis.call('PTTL', KEYS[1]), v} end
 redis.call('SET', KEYS[1], 'f' .. ARGV[1], 'PX', ARGV[2])
 return {'m'}`)
 
@@ -40,8 +37,7 @@ local v = redis.call('GET', KEYS[1])
 local mine = '|' .. ARGV[1] .. '|'
 if v and string.sub(v, 1, 1) == 'v' and string.find(string.sub(v, 1, 64), mine, 1, true) then return 1 end
 if v ~= 'f' .. ARGV[1] then return 0 end
-local t = redis.call('TIME')
-local head = string.format('v%d', t[1] * 1000 + math.floor(t[2] / 1000)) .. mine .. #ARGV[2] .. '|'
+local head = 'v' .. ARGV[4] .. mine .. #ARGV[2] .. '|'
 redis.call('SET', KEYS[1], head .. ARGV[2] .. ARGV[3], 'PX', ARGV[4])
 return 1`)
 
@@ -87,7 +83,7 @@ return redis.call('ZCOUNT', KEYS[1], '(' .. string.format('%.0f', t[1] * 1000000
 // indexSlack is how much longer a result is in the indexes than it lives: it is put there before it is stored.
 const indexSlack = time.Minute
 
-// answer is what the script lookup says.
+// answer is what is at the key of a result.
 type answer struct {
 	kind  byte
 	left  time.Duration
@@ -98,9 +94,25 @@ type answer struct {
 
 var errStrange = errors.New("there is something else at the key of a result")
 
+// lookup finds a result or who fills it by two bare commands in one round trip, which cost little more than one of them; a script
+// costs more, and is only for who finds nothing: a call follows. Of what is replaced between the two commands, the result has the
+// time that is left to the next one. That does no harm: who replaces a result says so to all, which makes them drop it.
 func (c *Results) lookup(ctx context.Context, s *subject, token string, lease time.Duration) (answer, error) {
 	var a answer
 	err := c.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
+		key := c.redis.place(s.member)
+		pipe := client.Pipeline()
+		found, left := pipe.Get(ctx, key), pipe.PTTL(ctx, key)
+		_, err := pipe.Exec(ctx)
+		if err == nil && left.Val() > 0 && found.Val() != "f"+token {
+			a, err = readValue(found.Val(), left.Val())
+		}
+		return err
+	})
+	if a.kind != 0 || err != nil && !errors.Is(err, redis.Nil) {
+		return a, err
+	}
+	err = c.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		reply, err := lookupScript.Run(ctx, client, []string{c.redis.place(s.member)}, token, Millis(lease)).Slice()
 		if err != nil {
 			return err
@@ -122,33 +134,38 @@ func readAnswer(reply []any) (a answer, err error) {
 	case kind == "b" && len(reply) == 2:
 		left, _ := reply[1].(int64)
 		return answer{kind: 'b', left: time.Duration(left) * time.Millisecond}, nil
-	case kind == "v" && len(reply) == 4:
+	case kind == "v" && len(reply) == 3:
 		left, _ := reply[1].(int64)
-		now, _ := reply[2].(int64)
-		text, _ := reply[3].(string)
-		a, stored, err := split(text)
-		a.left, a.age = time.Duration(left)*time.Millisecond, time.Duration(max(0, now-stored))*time.Millisecond
-		return a, err
+		text, _ := reply[2].(string)
+		return readValue(text, time.Duration(left)*time.Millisecond)
 	default:
 		return a, errStrange
 	}
 }
 
-// split takes v<unix ms>|<token>|<length of the tags>|<tags><value> apart. The tags are those that it was stored with: the ones
-// of who looks for it may be others.
-func split(text string) (a answer, stored int64, err error) {
-	parts := strings.SplitN(strings.TrimPrefix(text, "v"), "|", 4)
-	if len(parts) != 4 {
-		return a, 0, errStrange
+// readValue understands what is at the key of a result, for so long still: f<token> of who fills it, or
+// v<ms that it was stored for>|<token>|<length of the tags>|<tags><value>. The tags are those that it was stored with: the
+// ones of who looks for it may be others.
+func readValue(text string, left time.Duration) (answer, error) {
+	if strings.HasPrefix(text, "f") {
+		return answer{kind: 'b', left: left}, nil
 	}
-	stored, err = strconv.ParseInt(parts[0], 10, 64)
+	text, ok := strings.CutPrefix(text, "v")
+	parts := strings.SplitN(text, "|", 4)
+	if !ok || len(parts) != 4 {
+		return answer{}, errStrange
+	}
+	life, err := strconv.ParseInt(parts[0], 10, 64)
 	n, tooLong := strconv.Atoi(parts[2])
 	if err != nil || tooLong != nil || n < 0 || n > len(parts[3]) {
-		return a, 0, errStrange
+		return answer{}, errStrange
 	}
-	a = answer{kind: 'v', value: []byte(parts[3][n:])}
-	a.tags, err = readTags(parts[3][:n])
-	return a, stored, err
+	tags, err := readTags(parts[3][:n])
+	if err != nil {
+		return answer{}, err
+	}
+	age := max(0, time.Duration(life)*time.Millisecond-left)
+	return answer{kind: 'v', left: left, age: age, tags: tags, value: []byte(parts[3][n:])}, nil
 }
 
 // writeTags puts tags into the place before a result.
