@@ -64,7 +64,7 @@ type life struct {
 func (w *Worker) live(ctx context.Context) (err error) {
 	var undo cleanup
 	defer func() { err = errors.Join(err, undo.run()) }()
-	metrics := &registrations{Registerer: w.registry}
+	metrics := &registrations{Registerer: w.metrics}
 	undo.add("unregister metrics", metrics.undo)
 	l := &life{
 		cfg: w.force.config(), opts: w.opts, log: w.log, clientID: newClientID(), registerer: metrics, health: &w.health,

@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -50,13 +51,16 @@ type Options struct {
 	Reload <-chan struct{}
 	// LogLevel is set to a reloaded configuration's. Optional.
 	LogLevel *slog.LevelVar
+	// Registerer takes the metrics in place of the registry that /metrics serves. Optional.
+	Registerer prometheus.Registerer
 }
 
 // Worker captures changes and delivers them. Make it with New, run it once with Run.
 type Worker struct {
 	opts     Options
 	log      *slog.Logger
-	registry *prometheus.Registry
+	registry *prometheus.Registry // what /metrics serves
+	metrics  prometheus.Registerer
 	reloads  reloadMetrics
 	spans    *telemetry.Metrics
 	tracer   trace.Tracer       // nil: no traces
@@ -69,14 +73,15 @@ type Worker struct {
 // New makes a worker. It connects to nothing yet.
 func New(cfg *config.Config, opts Options) *Worker {
 	w := &Worker{opts: opts, log: opts.Logger, registry: prometheus.NewRegistry()}
+	w.metrics = cmp.Or[prometheus.Registerer](opts.Registerer, w.registry)
 	w.force.cfg, w.force.loadedAt = cfg, time.Now()
 	w.health.degraded = w.force.degraded
-	w.reloads = newReloadMetrics(w.registry)
-	w.spans = telemetry.NewMetrics(w.registry)
+	w.reloads = newReloadMetrics(w.metrics)
+	w.spans = telemetry.NewMetrics(w.metrics)
 	w.losses = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "weir_lease_losses_total", Help: "Times that this worker had lost its lease and began anew under another client id.",
 	})
-	w.registry.MustRegister(
+	w.metrics.MustRegister(
 		w.losses,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "weir_ready", Help: "1 while /readyz says that this worker is ready, else 0.",
