@@ -18,5 +18,26 @@ func partsRows() []Row {
 			Compare: []string{"ns/op"}, State: []string{"ns/op", "allocs/op", "B/op"},
 			Goals: []Goal{{Case: "redis", Unit: "ns/op", Ratio: true, AtMost: 1.15}, {Case: "memory", Unit: "ns/op", AtMost: 1000}},
 		},
+		{
+			Name: "match", Title: "Matching: observers, condition, template", Benchmark: "BenchmarkMatch",
+			How: "An event of about 500 bytes is decoded, `field_changed_to('status', 'shipped') && total > 0` evaluated, and a " +
+				"webhook's body with three placeholders rendered. Many observers, each with its condition, against a set of those " +
+				"alone that are of the event's entity: the others cost nothing.",
+			Compare: []string{"ns/op"}, State: []string{"ns/op", "allocs/op", "B/op"},
+			Goals: []Goal{{Unit: "ns/op", Ratio: true, AtMost: 1.1}},
+		},
+		{
+			Name: "metrics", Title: "Metrics: what they cost", Benchmark: "BenchmarkMetrics", Runs: 20,
+			How: "Changes that lead to one delivery each, to a worker whose metrics are scraped each second and to one that registers " +
+				"none, in turn: the processor's time from the commit to the end of the deliveries, of 18,000 changes for each run.",
+			Compare: []string{"cpu-µs/change"},
+			Goals:   []Goal{{Unit: "cpu-µs/change", Ratio: true, AtMost: 1.01}},
+		},
+		{
+			Name: "idle", Title: "Idle", Benchmark: "BenchmarkIdle", Runs: 3,
+			How: "A worker of three endpoints with nothing to do, and one with three standbys, against as many bare River clients with " +
+				"the same queues and River's defaults: together, for 12 s.",
+			Compare: []string{"cpu-ms/s", "queries/s", "WAL-B/s"}, State: []string{"MB"},
+		},
 	}
 }

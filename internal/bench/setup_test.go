@@ -41,10 +41,12 @@ var servers = sandbox.Suite{Options: sandbox.PostgresOptions{Durable: true, Sett
 
 // roles are what the test binary can be beside the benchmark.
 var roles = map[string]func(ctx context.Context, args []string) error{
-	"worker": profiledWorker,
-	"stream": bareStream,
-	"river":  workRiver,
-	"pour":   pourAgain,
+	"worker":  profiledWorker,
+	"stream":  bareStream,
+	"river":   workRiver,
+	"idle":    idleRiver,
+	"metered": meteredWorker,
+	"pour":    pourAgain,
 }
 
 func TestMain(m *testing.M) {
@@ -294,16 +296,24 @@ var addressInLog = regexp.MustCompile(`address=(\S+)`)
 // metrics are all that the worker serves.
 func (p *process) metrics() map[string]*dto.MetricFamily {
 	p.b.Helper()
-	req, err := http.NewRequestWithContext(p.b.Context(), http.MethodGet,
-		"http://"+addressInLog.FindStringSubmatch(p.log.String())[1]+"/metrics", http.NoBody)
-	check(p.b, err)
-	resp, err := http.DefaultClient.Do(req)
-	check(p.b, err)
-	defer resp.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(resp.Body)
+	families, err := p.scraped(p.b.Context())
 	check(p.b, err)
 	return families
+}
+
+func (p *process) scraped(ctx context.Context) (map[string]*dto.MetricFamily, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		"http://"+addressInLog.FindStringSubmatch(p.log.String())[1]+"/metrics", http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	return parser.TextToMetricFamilies(resp.Body)
 }
 
 // allocated is what the worker has allocated since its start: objects and bytes.
@@ -329,6 +339,22 @@ func cpu(b *testing.B, pid int) time.Duration {
 		sum += n
 	}
 	return time.Duration(sum) * time.Second / ticks
+}
+
+// used is the processor time of all threads so far, to the nanosecond: cpu counts hundredths of a second.
+func (p *process) used() (sum time.Duration) {
+	p.b.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.PID()))
+	check(p.b, err)
+	for _, path := range threads {
+		text, err := os.ReadFile(path)
+		check(p.b, err)
+		first, _, _ := strings.Cut(string(text), " ")
+		ns, err := strconv.ParseInt(first, 10, 64)
+		check(p.b, err)
+		sum += time.Duration(ns)
+	}
+	return sum
 }
 
 // resident is the most memory that the process has occupied, in bytes.

@@ -223,22 +223,6 @@ func TestCheckName(t *testing.T) {
 	}
 }
 
-func BenchmarkMatchManyObservers(b *testing.B) {
-	var text strings.Builder
-	for i := range 500 {
-		fmt.Fprintf(&text, "o%d: {entity: Entity%d, actions: [{type: log}]}\n", i, i)
-	}
-	set := compileSet(b, text.String())
-	e := &event.Event{Type: event.Insert, EntityType: "Entity250"}
-	env := rule.NewEnv(e)
-	b.ReportAllocs()
-	for b.Loop() {
-		if len(set.Match(env, e).Deliveries) != 1 {
-			b.Fatal("no match")
-		}
-	}
-}
-
 // Capture calls Match for every change: what hardly anybody is interested in must cost next to nothing.
 func TestMatchAllocatesNothingForOneObserver(t *testing.T) {
 	set := compileSet(t, several)

@@ -113,29 +113,3 @@ func TestOneFailureLeavesTheEnvUsable(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkEval(b *testing.B) {
-	c, err := rule.CompileCondition("status == 'shipped' && total > 100")
-	if err != nil {
-		b.Fatal(err)
-	}
-	raw := json.RawMessage(`{"id": "0191d6f4-0000-7000-8000-000000000001", "status": "shipped", "total": 100.10, "customer": {"name": "Ada"}}`)
-	e := &event.Event{Type: event.Update, Data: raw}
-	b.Run("decoded", func(b *testing.B) {
-		b.ReportAllocs()
-		env := rule.NewEnv(e)
-		for b.Loop() {
-			if ok, err := c.Eval(env); !ok || err != nil {
-				b.Fatal(ok, err)
-			}
-		}
-	})
-	b.Run("with decoding", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if ok, err := c.Eval(rule.NewEnv(e)); !ok || err != nil {
-				b.Fatal(ok, err)
-			}
-		}
-	})
-}

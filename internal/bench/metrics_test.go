@@ -1,0 +1,119 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fraiseql/weir/internal/config"
+	"github.com/fraiseql/weir/internal/worker"
+)
+
+const (
+	metricsPairs   = 6
+	metricsChanges = 3000
+)
+
+// BenchmarkMetrics gives the same load, in turn, to a worker whose metrics are scraped each second and to one that registers
+// none, and compares what of the processor's time a change takes: how long it takes depends on what else the machine does.
+func BenchmarkMetrics(b *testing.B) {
+	on, off := newMetered(b, nil), newMetered(b, []string{"discard"})
+	b.Cleanup(on.scrape())
+	on.delivered(metricsChanges) // connects, and fills caches
+	off.delivered(metricsChanges)
+	var with, without time.Duration
+	for i := range metricsPairs {
+		if i%2 == 0 { // not always the same one first
+			with += on.delivered(metricsChanges)
+			without += off.delivered(metricsChanges)
+		} else {
+			without += off.delivered(metricsChanges)
+			with += on.delivered(metricsChanges)
+		}
+	}
+	report := func(used time.Duration) func(*testing.B) {
+		return func(b *testing.B) {
+			figures(b, map[string]float64{"cpu-µs/change": float64(used.Microseconds()) / (metricsPairs * metricsChanges)})
+		}
+	}
+	b.Run("by=weir", report(with))
+	b.Run("by=discarding", report(without))
+}
+
+// metered is a worker with a database of its own.
+type metered struct {
+	*rig
+	*process
+	written int
+}
+
+func newMetered(b *testing.B, args []string) *metered {
+	b.Helper()
+	r := newRig(b)
+	p := r.startAs("metered", append([]string{r.write(manyActions(1))}, args...)...)
+	return &metered{rig: r, process: r.reads(p)}
+}
+
+// meteredWorker is cmd/worker, with metrics or with a registerer that takes none.
+func meteredWorker(ctx context.Context, args []string) error {
+	debug.SetGCPercent(50) // as cmd/worker
+	cfg, err := config.Load(ctx, config.Options{Path: args[0]})
+	if err != nil {
+		return err
+	}
+	var level slog.LevelVar
+	options := worker.Options{Logger: cfg.Log.Logger(os.Stderr, &level), Version: "bench"}
+	if len(args) > 1 {
+		options.Registerer = discarding{}
+	}
+	return worker.New(cfg, options).Run(ctx)
+}
+
+// discarding registers nothing.
+type discarding struct{}
+
+func (discarding) Register(prometheus.Collector) error  { return nil }
+func (discarding) MustRegister(...prometheus.Collector) {}
+func (discarding) Unregister(prometheus.Collector) bool { return true }
+
+// scrape reads the metrics each second until it is told to stop.
+func (m *metered) scrape() (stop func()) {
+	ctx, cancel := context.WithCancel(m.process.b.Context())
+	var scraping sync.WaitGroup
+	scraping.Go(func() {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			if _, err := m.scraped(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				m.process.b.Error(err)
+			}
+		}
+	})
+	return func() { cancel(); scraping.Wait() }
+}
+
+// delivered is the processor time that so many changes take the worker, from the commit to the end of their deliveries.
+func (m *metered) delivered(changes int) time.Duration {
+	b := m.process.b
+	b.Helper()
+	before := m.process.used()
+	m.written += changes
+	m.changes("Order", changes, 1000)
+	m.await("the deliveries", func() bool {
+		return m.number("SELECT events FROM weir.checkpoint") >= float64(m.written) &&
+			m.number("SELECT count(*) FROM weir.river_job WHERE kind <> 'weir_housekeeping' AND finalized_at IS NULL") == 0
+	})
+	return m.process.used() - before
+}
