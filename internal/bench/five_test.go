@@ -23,7 +23,7 @@ func BenchmarkFive(b *testing.B) {
 	for _, endpoints := range []int{1, fiveActions} {
 		b.Run(fmt.Sprintf("endpoints=%d", endpoints), func(b *testing.B) {
 			b.Run("by=weir", func(b *testing.B) { atOnce(b, endpoints) })
-			b.Run("by=sum", inTurn)
+			b.Run("by=sum", oneByOne)
 		})
 	}
 }
@@ -57,8 +57,8 @@ func atOnce(b *testing.B, endpoints int) {
 	p.stop()
 }
 
-// inTurn makes the same calls by hand.
-func inTurn(b *testing.B) {
+// oneByOne makes the same calls by hand.
+func oneByOne(b *testing.B) {
 	local, err := outbound.ParseTarget("127.0.0.0/8")
 	check(b, err)
 	client, rc := outbound.New(outbound.Config{Allow: []outbound.Target{local}}), newReceiver(b, fiveAfter, nil)

@@ -1,16 +1,11 @@
 package bench
 
 import (
-	"context"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 )
 
 // BenchmarkIdle watches workers that have nothing to do, and as many bare River clients with the same queues.
@@ -32,7 +27,7 @@ func BenchmarkIdle(b *testing.B) {
 			r := newRig(b)
 			var all []*process
 			for range n {
-				all = append(all, r.startAs("idle", append([]string{r.url}, queues...)...))
+				all = append(all, r.startRiver(bareRiver{Queues: queues, Workers: 10}))
 			}
 			r.await("the queues", func() bool { return len(r.queues()) == len(queues) })
 			r.idles(all)
@@ -93,32 +88,4 @@ func (r *rig) idles(all []*process) {
 	figures(r.b, map[string]float64{
 		"cpu-ms/s": cpu / seconds, "queries/s": calls / seconds, "WAL-B/s": wal / seconds, "MB": resident / 1e6,
 	})
-}
-
-// nothingToDo is a job that nobody inserts: a client that works wants one.
-type nothingToDo struct{}
-
-func (nothingToDo) Kind() string { return "nothing_to_do" }
-
-// idleRiver is a bare client with queues.
-func idleRiver(ctx context.Context, args []string) error {
-	pool, err := pgxpool.New(ctx, args[0])
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	workers, queues := river.NewWorkers(), map[string]river.QueueConfig{}
-	river.AddWorker(workers, river.WorkFunc(func(context.Context, *river.Job[nothingToDo]) error { return nil }))
-	for _, name := range args[1:] {
-		queues[name] = river.QueueConfig{MaxWorkers: 10}
-	}
-	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{Schema: "weir", Queues: queues, Workers: workers})
-	if err != nil {
-		return fmt.Errorf("%s: %w", strings.Join(args[1:], " "), err)
-	}
-	if err := client.Start(ctx); err != nil {
-		return err
-	}
-	<-client.Stopped()
-	return nil
 }

@@ -4,12 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 )
 
 const (
-	idleTime      = 5 * time.Second
-	idleSettle    = 2 * time.Second // until what a start does is done
 	queuesBacklog = 10_000
 	queuesPlaces  = 200 // concurrency of all endpoints together
 )
@@ -22,7 +19,8 @@ func BenchmarkQueues(b *testing.B) {
 				r, rc := newRig(b), newReceiver(b, 0, nil)
 				p := r.reads(r.start(r.write(rc.endpoints(endpoints))))
 				r.serves(endpoints)
-				r.idles(p)
+				r.idles([]*process{p})
+				p.stop()
 			})
 			b.Run("idle/by=river", func(b *testing.B) {
 				r := newRig(b)
@@ -32,7 +30,8 @@ func BenchmarkQueues(b *testing.B) {
 				}
 				p := r.startRiver(bare)
 				r.serves(endpoints)
-				r.idles(p)
+				r.idles([]*process{p})
+				p.stop()
 			})
 			b.Run("load/by=weir", func(b *testing.B) {
 				r, rc := newRig(b), newReceiver(b, 0, nil)
@@ -65,17 +64,4 @@ func (r *rig) serves(endpoints int) {
 	r.await("the queues", func() bool {
 		return r.number("SELECT count(*) FROM weir.river_queue WHERE name ~ '^e[0-9]+$'") == float64(endpoints)
 	})
-}
-
-// idles reports what a process does while there is nothing to do.
-func (r *rig) idles(p *process) {
-	r.b.Helper()
-	r.exec("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-	time.Sleep(idleSettle)
-	began, used, wal, statements := time.Now(), cpu(r.b, p.PID()), r.wal(), r.statements()
-	time.Sleep(idleTime)
-	statements, wal, used = r.statements()-statements, r.wal()-wal, cpu(r.b, p.PID())-used
-	took := time.Since(began).Seconds()
-	figures(r.b, map[string]float64{"statements/s": statements / took, "WAL-B/s": wal / took, "cpu-%": 100 * used.Seconds() / took})
-	p.stop()
 }

@@ -21,7 +21,6 @@ import (
 
 	"github.com/fraiseql/weir/internal/jobs"
 	"github.com/fraiseql/weir/internal/outbound"
-	"github.com/fraiseql/weir/internal/sandbox"
 )
 
 // bareRiver is a process that works River's jobs and has nothing of ours around them: what Weir is held against.
@@ -45,12 +44,7 @@ func (r *rig) startRiver(bare bareRiver) *process {
 	bare.Database = r.url
 	options, err := json.Marshal(bare)
 	check(r.b, err)
-	p := &process{b: r.b, log: &sandbox.Output{}}
-	p.Process, err = sandbox.StartProcess(context.WithoutCancel(r.b.Context()), os.Args[0], []string{string(options)},
-		[]string{roleVariable + "=river"}, p.log)
-	check(r.b, err)
-	r.b.Cleanup(func() { _ = p.Kill() })
-	return p
+	return r.startAs("river", string(options))
 }
 
 // workRiver is the process. Its client is set as Weir's is, where that has to do with speed.

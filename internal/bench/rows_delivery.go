@@ -39,7 +39,7 @@ func deliveryRows() []Row {
 			How: "A worker with 1, 20 and 200 endpoints, each a queue: idle for 5 s, beside a bare River client with as many queues; " +
 				"and with a backlog of 10,000 webhooks spread over them, and a concurrency of 200 shared out evenly, to a receiver " +
 				"that answers at once.",
-			State: []string{"statements/s", "WAL-B/s", "cpu-%", "deliveries/s"},
+			State: []string{"queries/s", "WAL-B/s", "cpu-ms/s", "deliveries/s"},
 		},
 		{
 			Name: "workers", Title: "One, two and four workers", Benchmark: "BenchmarkWorkers",

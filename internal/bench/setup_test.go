@@ -44,7 +44,6 @@ var roles = map[string]func(ctx context.Context, args []string) error{
 	"worker":  profiledWorker,
 	"stream":  bareStream,
 	"river":   workRiver,
-	"idle":    idleRiver,
 	"metered": meteredWorker,
 	"pour":    pourAgain,
 }
