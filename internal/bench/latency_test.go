@@ -36,9 +36,10 @@ func BenchmarkLatency(b *testing.B) {
 				t := newTimings(rate)
 				r, rc := newRig(b), newReceiver(b, 0, t.arrive)
 				rc.open()
-				r.reads(r.start(r.write(rc.everyOrder(deliveryConcurrency))))
+				p := r.reads(r.start(r.write(rc.everyOrder(deliveryConcurrency))))
 				t.paced(r, change)
 				r.await("the deliveries", func() bool { return rc.answered.Load() >= int64(len(t.committed)) })
+				p.stop()
 				t.report(b)
 			})
 			b.Run("by=river", func(b *testing.B) {

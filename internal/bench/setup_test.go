@@ -145,7 +145,26 @@ func newRig(b *testing.B) *rig {
 	check(b, err)
 	r.slot = strings.TrimPrefix(u.Path, "/")
 	r.conn = r.connect()
+	if dir := os.Getenv(profileVariable); dir != "" {
+		r.exec("CREATE EXTENSION pg_stat_statements")
+		b.Cleanup(func() { r.writeStatements(filepath.Join(dir, r.slot+".statements.txt")) })
+	}
 	return r
+}
+
+// writeStatements writes down in which statements the server's time went.
+func (r *rig) writeStatements(path string) {
+	r.b.Helper()
+	ctx := context.WithoutCancel(r.b.Context())
+	rows, err := r.conn.Query(ctx, `
+		SELECT format('%8s calls %9s ms in all %8s ms each %9s rows %10s B of WAL  %s', calls, total_exec_time::numeric(9, 1),
+		       mean_exec_time::numeric(8, 3), rows, wal_bytes, left(regexp_replace(query, '\s+', ' ', 'g'), 160))
+		  FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid WHERE d.datname = current_database()
+		 ORDER BY total_exec_time DESC LIMIT 40`)
+	check(r.b, err)
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	check(r.b, err)
+	check(r.b, os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600))
 }
 
 // connect opens a connection that is closed at the benchmark's end.
