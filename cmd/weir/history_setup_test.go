@@ -40,9 +40,9 @@ func followed(t *testing.T, databaseURL string, follow func(index.FollowerOption
 	done := make(chan struct{})
 	go func() { defer close(done); f.Run(ctx) }()
 	until(t, "the history", func() bool {
-		pending, err := store.New().HistoryPending(t.Context(), pool, name)
+		at, err := store.New().GetHistory(t.Context(), pool, name)
 		check(t, err)
-		return !pending
+		return !at.Pending
 	})
 	cancel()
 	<-done

@@ -180,8 +180,8 @@ func (f *Follower) step(ctx context.Context) (more bool, err error) {
 		return false, fmt.Errorf("how far the history is: %w", err)
 	}
 	f.o.Metrics.lag.WithLabelValues(f.name).Set(at.LagSeconds)
-	pending, err := store.New().HistoryPending(ctx, f.o.Pool, f.name)
-	if err == nil && !pending {
+	pending := at.Pending
+	if !pending {
 		// A look that finds nothing writes nothing: an idle database stays idle.
 		pending, err = f.fresh.missed(ctx, f.o.Pool, at.FinishedAt)
 	}

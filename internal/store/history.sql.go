@@ -698,7 +698,12 @@ func (q *Queries) FinishedJobsOf(ctx context.Context, db DBTX, eventIds []string
 
 const getHistory = `-- name: GetHistory :one
 SELECT h.store, h.version, h.event_seq, h.outcome_seq, h.finished_at, h.updated_at, coalesce((SELECT extract(epoch FROM now() - e.ingested_at) FROM weir.event e WHERE e.seq > h.event_seq
-                      ORDER BY e.seq LIMIT 1), 0)::float8 AS lag_seconds
+                      ORDER BY e.seq LIMIT 1), 0)::float8 AS lag_seconds,
+       (EXISTS (SELECT FROM weir.event e WHERE e.seq > h.event_seq)
+        OR EXISTS (SELECT FROM weir.outcome o WHERE o.seq > h.outcome_seq)
+        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'completed' AND j.finalized_at > h.finished_at)
+        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'cancelled' AND j.finalized_at > h.finished_at)
+        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'discarded' AND j.finalized_at > h.finished_at))::boolean AS pending
 FROM weir.history h
 WHERE h.store = $1
 `
@@ -711,9 +716,11 @@ type GetHistoryRow struct {
 	FinishedAt time.Time
 	UpdatedAt  time.Time
 	LagSeconds float64
+	Pending    bool
 }
 
-// GetHistory says how far a store is, and since when (seconds) the oldest event waits that it does not have; 0 when it has all.
+// GetHistory says how far a store is, since when (seconds) the oldest event waits that it does not have, 0 when it has all, and
+// whether there is an event or an outcome that it does not have yet.
 func (q *Queries) GetHistory(ctx context.Context, db DBTX, store string) (GetHistoryRow, error) {
 	row := db.QueryRow(ctx, getHistory, store)
 	var i GetHistoryRow
@@ -725,6 +732,7 @@ func (q *Queries) GetHistory(ctx context.Context, db DBTX, store string) (GetHis
 		&i.FinishedAt,
 		&i.UpdatedAt,
 		&i.LagSeconds,
+		&i.Pending,
 	)
 	return i, err
 }
@@ -765,24 +773,6 @@ func (q *Queries) HistoryDays(ctx context.Context, db DBTX, arg HistoryDaysParam
 		return nil, err
 	}
 	return items, nil
-}
-
-const historyPending = `-- name: HistoryPending :one
-SELECT (EXISTS (SELECT FROM weir.event e WHERE e.seq > h.event_seq)
-        OR EXISTS (SELECT FROM weir.outcome o WHERE o.seq > h.outcome_seq)
-        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'completed' AND j.finalized_at > h.finished_at)
-        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'cancelled' AND j.finalized_at > h.finished_at)
-        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'discarded' AND j.finalized_at > h.finished_at))::boolean AS pending
-FROM weir.history h
-WHERE h.store = $1
-`
-
-// HistoryPending says whether there is something that a store does not have yet, and since when at the longest.
-func (q *Queries) HistoryPending(ctx context.Context, db DBTX, store string) (bool, error) {
-	row := db.QueryRow(ctx, historyPending, store)
-	var pending bool
-	err := row.Scan(&pending)
-	return pending, err
 }
 
 const insertForgotten = `-- name: InsertForgotten :one
