@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/perf/benchmath"
 )
 
 // The parts of docs/performance.md that are written from the results lie between such lines; what is around them, people write.
@@ -78,17 +80,28 @@ func (row Row) section(found results) (string, error) {
 		return "", err
 	}
 	if len(pairs) > 0 {
-		s.WriteString("| case | unit | Weir | limit | | Weir : limit | lowest to highest run |\n|---|---|--:|---|--:|--:|--:|\n")
+		s.WriteString("| case | unit | Weir | limit | | Weir : limit | confidence interval |\n|---|---|--:|---|--:|--:|--:|\n")
 		for _, p := range pairs {
-			fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | **%s** | %s to %s |\n", cmp.Or(p.setting, "–"), p.unit,
+			fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | **%s** | %s |\n", cmp.Or(p.setting, "–"), p.unit,
 				figure(p.weir.Center), p.limit, figure(p.other.Center),
-				figure(p.ratio.Center), figure(p.ratio.Lo), figure(p.ratio.Hi))
+				figure(p.ratio.Center), interval(p.ratio))
 		}
 		s.WriteString("\n")
 	}
 	s.WriteString(row.stated(found))
 	fmt.Fprintf(&s, "Measured %s.\n", found.note("measured: "))
 	return s.String(), nil
+}
+
+// interval is where the median lies, and how sure that is. It has digits more than other figures: the ends may be close together.
+func interval(s benchmath.Summary) string {
+	digits := func(x float64) string {
+		if x >= 0.1 && x < 10 {
+			return strconv.FormatFloat(x, 'f', 3, 64)
+		}
+		return figure(x)
+	}
+	return fmt.Sprintf("%s to %s (%.0f %%)", digits(s.Lo), digits(s.Hi), 100*s.Confidence)
 }
 
 // stated is the table of figures that stand for themselves.

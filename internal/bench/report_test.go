@@ -51,11 +51,11 @@ func TestSection(t *testing.T) {
 	check(t, err)
 	const want = `Water is poured.
 
-| case | unit | Weir | limit | | Weir : limit | lowest to highest run |
+| case | unit | Weir | limit | | Weir : limit | confidence interval |
 |---|---|--:|---|--:|--:|--:|
-| tx=1000 | rows/s | 85,000 | funnel | 100,000 | **0.85** | 0.8 to 0.9 |
-| tx=1000 | rows/s | 85,000 | peer | 50,000 | **1.75** | 1.5 to 2 |
-| tx=1 | rows/s | 25,000 | funnel | 50,000 | **0.5** | 0.4 to 0.6 |
+| tx=1000 | rows/s | 85,000 | funnel | 100,000 | **0.85** | 0.800 to 0.900 (50 %) |
+| tx=1000 | rows/s | 85,000 | peer | 50,000 | **1.75** | 1.500 to 2.000 (50 %) |
+| tx=1 | rows/s | 25,000 | funnel | 50,000 | **0.5** | 0.400 to 0.600 (50 %) |
 
 | case | of | allocs/row | ns/op |
 |---|---|--:|--:|
@@ -104,6 +104,22 @@ func TestRatiosNeedBoth(t *testing.T) {
 	}
 }
 
+// Six runs are the fewest of which the median is known with 95 %.
+func TestSummary(t *testing.T) {
+	t.Parallel()
+	for want, values := range map[string][]float64{
+		"3 of 3.000 to 3.000 (0 %)":    {3},
+		"3 of 1.000 to 5.000 (94 %)":   {1, 2, 3, 4, 5},
+		"3.5 of 1.000 to 6.000 (97 %)": {1, 2, 3, 4, 5, 6},
+		"5.5 of 2.000 to 9.000 (98 %)": {1, 2, 3, 4, 5, 6, 7, 8, 9, 10},
+	} {
+		s := summary(values)
+		if got := figure(s.Center) + " of " + interval(s); got != want {
+			t.Errorf("%v: got %s, want %s", values, got, want)
+		}
+	}
+}
+
 func TestFigure(t *testing.T) {
 	t.Parallel()
 	for x, want := range map[float64]string{
@@ -130,7 +146,7 @@ func TestReport(t *testing.T) {
 		"# Speed\n\nRead this.\n\n<!-- results: overview -->\n| what |",
 		"| tx=1 | 25,000 rows/s | 50,000 (pg_recvlogical) | 0.5 | at least 0.8 of the limit | **no** |\n",
 		"(#ingest) | | | | | | not measured |\n",
-		"| tx=1 | rows/s | 25,000 | pg_recvlogical | 50,000 | **0.5** | 0.4 to 0.6 |\n",
+		"| tx=1 | rows/s | 25,000 | pg_recvlogical | 50,000 | **0.5** | 0.400 to 0.600 (50 %) |\n",
 		"as it was",
 	} {
 		if !strings.Contains(text, want) {

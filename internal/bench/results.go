@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -103,10 +104,13 @@ func (r results) pairs(units []string) ([]pair, error) {
 // weir is what by= says of us.
 const weir = "weir"
 
-// summary is the median and its confidence interval, which supposes nothing of how figures are distributed: with few runs it is
-// from the lowest to the highest.
+// summary is the median and its confidence interval, which supposes nothing of how figures are distributed. Fewer than six runs
+// cannot give one of 95 %: it is from the lowest to the highest then, which the median is outside of when all runs happen to be on
+// one side of it.
 func summary(values []float64) benchmath.Summary {
 	s := benchmath.AssumeNothing.Summary(benchmath.NewSample(slices.Clone(values), &benchmath.DefaultThresholds), 0.95)
-	s.Lo, s.Hi = max(s.Lo, slices.Min(values)), min(s.Hi, slices.Max(values)) // infinite when there are too few
+	if math.IsInf(s.Lo, -1) || math.IsInf(s.Hi, 1) {
+		s.Lo, s.Hi, s.Confidence = slices.Min(values), slices.Max(values), 1-math.Pow(0.5, float64(len(values)-1))
+	}
 	return s
 }

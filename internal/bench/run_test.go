@@ -94,7 +94,7 @@ func TestRunMeasuresAndReports(t *testing.T) {
 	k := newKitchen(t)
 	check(t, k.pours("code", "70", "80", "90"))
 	k.kept(70, 80, 90)
-	for _, want := range []string{"pour: run 3 of 3 took", "| – | rows/s | 80 | funnel | 100 | **0.8** | 0.7 to 0.9 |"} {
+	for _, want := range []string{"pour: run 3 of 3 took", "| – | rows/s | 80 | funnel | 100 | **0.8** | 0.700 to 0.900 (75 %) |"} {
 		if out := fmt.Sprint(k.o.Out); !strings.Contains(out, want) {
 			t.Errorf("it does not say %q:\n%s", want, out)
 		}
