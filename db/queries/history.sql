@@ -15,15 +15,18 @@ SELECT pg_advisory_lock(hashtextextended('weir.history.' || @store::text, 0));
 SELECT pg_advisory_unlock(hashtextextended('weir.history.' || @store::text, 0));
 
 -- name: GetHistory :one
--- GetHistory says how far a store is, since when (seconds) the oldest event waits that it does not have, 0 when it has all, and
--- whether there is an event or an outcome that it does not have yet.
+-- GetHistory says how far a store is, since when (seconds) the oldest event waits that it does not have, 0 when it has all, whether
+-- there is an event or an outcome that it does not have yet, and whether the stream is behind: what it stores now was committed a
+-- while ago.
 SELECT h.*, coalesce((SELECT extract(epoch FROM now() - e.ingested_at) FROM weir.event e WHERE e.seq > h.event_seq
                       ORDER BY e.seq LIMIT 1), 0)::float8 AS lag_seconds,
        (EXISTS (SELECT FROM weir.event e WHERE e.seq > h.event_seq)
         OR EXISTS (SELECT FROM weir.outcome o WHERE o.seq > h.outcome_seq)
         OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'completed' AND j.finalized_at > h.finished_at)
         OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'cancelled' AND j.finalized_at > h.finished_at)
-        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'discarded' AND j.finalized_at > h.finished_at))::boolean AS pending
+        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'discarded' AND j.finalized_at > h.finished_at))::boolean AS pending,
+       EXISTS (SELECT FROM weir.checkpoint c WHERE c.updated_at > now() - interval '2 s'
+                                               AND c.updated_at - c.commit_time > interval '2 s')::boolean AS stream_behind
 FROM weir.history h
 WHERE h.store = @store;
 

@@ -24,6 +24,9 @@ const (
 	// restMost bounds how long a follower rests between two full rounds. It rests for as long as the round took, so that ingest and
 	// deliveries have the server for at least half of the time.
 	restMost = 200 * time.Millisecond
+	// behindRests is how much longer it rests while the stream is behind: what has not been ingested is not delivered either, which
+	// is worse than a history that comes late.
+	behindRests = 5
 	// awayMost bounds the pause after a round that failed.
 	awayFirst, awayMost = time.Second, 15 * time.Second
 	unlockTime          = time.Second
@@ -76,6 +79,7 @@ type Follower struct {
 	tidied time.Time
 	woken  chan struct{}
 	fresh  fresh
+	behind bool // the stream, as of the last step
 }
 
 // FollowPostgres makes the follower of PostgreSQL's own store.
@@ -142,6 +146,9 @@ func (f *Follower) Run(ctx context.Context) {
 			logged, away = "", awayFirst
 			if more {
 				wait = min(time.Since(began), restMost)
+				if f.behind {
+					wait *= behindRests
+				}
 			}
 		}
 		f.rest(ctx, wait, err == nil && !more)
@@ -180,6 +187,7 @@ func (f *Follower) step(ctx context.Context) (more bool, err error) {
 		return false, fmt.Errorf("how far the history is: %w", err)
 	}
 	f.o.Metrics.lag.WithLabelValues(f.name).Set(at.LagSeconds)
+	f.behind = at.StreamBehind
 	pending := at.Pending
 	if !pending {
 		// A look that finds nothing writes nothing: an idle database stays idle.

@@ -703,24 +703,28 @@ SELECT h.store, h.version, h.event_seq, h.outcome_seq, h.finished_at, h.updated_
         OR EXISTS (SELECT FROM weir.outcome o WHERE o.seq > h.outcome_seq)
         OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'completed' AND j.finalized_at > h.finished_at)
         OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'cancelled' AND j.finalized_at > h.finished_at)
-        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'discarded' AND j.finalized_at > h.finished_at))::boolean AS pending
+        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'discarded' AND j.finalized_at > h.finished_at))::boolean AS pending,
+       EXISTS (SELECT FROM weir.checkpoint c WHERE c.updated_at > now() - interval '2 s'
+                                               AND c.updated_at - c.commit_time > interval '2 s')::boolean AS stream_behind
 FROM weir.history h
 WHERE h.store = $1
 `
 
 type GetHistoryRow struct {
-	Store      string
-	Version    int64
-	EventSeq   int64
-	OutcomeSeq int64
-	FinishedAt time.Time
-	UpdatedAt  time.Time
-	LagSeconds float64
-	Pending    bool
+	Store        string
+	Version      int64
+	EventSeq     int64
+	OutcomeSeq   int64
+	FinishedAt   time.Time
+	UpdatedAt    time.Time
+	LagSeconds   float64
+	Pending      bool
+	StreamBehind bool
 }
 
-// GetHistory says how far a store is, since when (seconds) the oldest event waits that it does not have, 0 when it has all, and
-// whether there is an event or an outcome that it does not have yet.
+// GetHistory says how far a store is, since when (seconds) the oldest event waits that it does not have, 0 when it has all, whether
+// there is an event or an outcome that it does not have yet, and whether the stream is behind: what it stores now was committed a
+// while ago.
 func (q *Queries) GetHistory(ctx context.Context, db DBTX, store string) (GetHistoryRow, error) {
 	row := db.QueryRow(ctx, getHistory, store)
 	var i GetHistoryRow
@@ -733,6 +737,7 @@ func (q *Queries) GetHistory(ctx context.Context, db DBTX, store string) (GetHis
 		&i.UpdatedAt,
 		&i.LagSeconds,
 		&i.Pending,
+		&i.StreamBehind,
 	)
 	return i, err
 }
