@@ -9,6 +9,18 @@ SELECT day, id, pk, (lsn - '0/0')::bigint AS lsn, tx_index, ingested_at, payload
 FROM weir.event
 WHERE day = @day AND id = @id AND pk = @pk;
 
+-- name: LoadEvents :many
+-- LoadEvents returns those of the named events that exist, in no order, with what deliveries get. The arrays are parallel. Each
+-- event is looked up in its partition by the primary key: LATERAL with OFFSET leaves the planner no other way.
+SELECT e.day, e.id, e.pk, e.tx_index, e.full_payload::json AS full_payload
+FROM (SELECT unnest(@days::date[]) AS day, unnest(@ids::uuid[]) AS id, unnest(@pks::bigint[]) AS pk) AS named
+CROSS JOIN LATERAL (
+    SELECT event.day, event.id, event.pk, event.tx_index, coalesce(event.unredacted, event.payload) AS full_payload
+    FROM weir.event
+    WHERE event.day = named.day AND event.id = named.id AND event.pk = named.pk
+    OFFSET 0
+) AS e;
+
 -- name: GetEvents :many
 -- GetEvents returns those of the named events that exist, in no order. The arrays are parallel. The first two conditions
 -- are implied by the third; they let the planner prune partitions and use the primary key.

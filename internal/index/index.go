@@ -48,6 +48,7 @@ type Record struct {
 // Index records and loads events. Safe for concurrent use.
 type Index struct {
 	recent recent
+	loader loader
 	config atomic.Pointer[Config]
 }
 
@@ -147,28 +148,6 @@ func (x *Index) Record(ctx context.Context, tx pgx.Tx, events []Ingested) error 
 
 // Late prepares a transaction other than the stream's for Record: events become visible in the order of their numbers.
 func Late(ctx context.Context, tx pgx.Tx) error { return store.New().LockEvents(ctx, tx) }
-
-// Load returns an event, or ErrNotFound.
-func (x *Index) Load(ctx context.Context, db store.DBTX, key Key) (Record, error) {
-	if r, ok := x.recent.get(key); ok {
-		return r, nil
-	}
-	row, err := store.New().GetEvent(ctx, db, store.GetEventParams{Day: key.Day, ID: key.ID, PK: key.PK})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return Record{}, ErrNotFound
-	}
-	if err != nil {
-		return Record{}, fmt.Errorf("load event %s: %w", key.ID, err)
-	}
-	e, err := event.Parse(row.FullPayload)
-	if err != nil {
-		return Record{}, err
-	}
-	e.PK, e.TxIndex = row.PK, row.TxIndex
-	r := Record{Event: e, Payload: row.FullPayload}
-	x.recent.put(key, r)
-	return r, nil
-}
 
 // recent is a first-in-first-out cache bounded by bytes. Events are immutable, so nothing in it goes stale.
 type recent struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -35,11 +36,15 @@ const plenty = 1 << 20 // bytes of cache
 type history struct {
 	*pgxpool.Pool
 	reads atomic.Int64
+	held  chan struct{} // not nil: reads wait until it is closed
 }
 
-func (h *history) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+func (h *history) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	h.reads.Add(1)
-	return h.Pool.QueryRow(ctx, sql, args...)
+	if h.held != nil {
+		<-h.held
+	}
+	return h.Pool.Query(ctx, sql, args...)
 }
 
 func newHistory(t *testing.T) *history {
@@ -336,6 +341,48 @@ func TestLoadFillsTheCache(t *testing.T) {
 	}
 	if n := h.reads.Load(); n != 1 {
 		t.Errorf("%d reads, want 1", n)
+	}
+}
+
+// Deliveries that begin together do not read one by one: while two queries are under way, all others wait for the next.
+func TestLoadsTogether(t *testing.T) {
+	t.Parallel()
+	h := newHistory(t)
+	h.held = make(chan struct{})
+	var events []*event.Event
+	for pk := range int64(50) {
+		events = append(events, order(pk, `{}`))
+	}
+	check(t, h.record(t.Context(), index.New(plenty, index.Config{}), events[:49]...)) // the last one is missing
+	x := index.New(plenty, index.Config{})
+	var loads sync.WaitGroup
+	var asked atomic.Int64
+	for _, e := range events {
+		loads.Go(func() {
+			asked.Add(1)
+			got, err := x.Load(t.Context(), h, index.KeyOf(e))
+			switch {
+			case e.PK == 49 && !errors.Is(err, index.ErrNotFound):
+				t.Errorf("what is not there: %v", err)
+			case e.PK != 49 && (err != nil || got.Event.PK != e.PK || string(got.Payload) != payload(t, e)):
+				t.Errorf("event %d: got %+v, %v", e.PK, got.Event, err)
+			}
+		})
+	}
+	// One whose patience ends does not wait for the others, nor they for it.
+	hurried, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := x.Load(hurried, h, index.KeyOf(events[0])); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+	for asked.Load() < int64(len(events)) {
+		runtime.Gosched()
+	}
+	close(h.held)
+	loads.Wait()
+	// Some may have asked only after the first queries had been let go.
+	if n := h.reads.Load(); n > int64(len(events)/2) {
+		t.Errorf("%d reads of %d events", n, len(events))
 	}
 }
 

@@ -297,7 +297,7 @@ func (r *runner) loadInTime(ctx context.Context, a Args) (index.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, loadTime)
 	defer cancel()
 	rec, err := loadEvent(ctx, r.pool, r.index, a)
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) { // this one's, or that of the query that others wait for, too
 		return rec, awayError{fmt.Errorf("the database did not answer within %s: %w", loadTime, err)}
 	}
 	return rec, away(err)

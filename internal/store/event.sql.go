@@ -230,3 +230,56 @@ func (q *Queries) LastEvents(ctx context.Context, db DBTX, maxRows int32) ([]Las
 	}
 	return items, nil
 }
+
+const loadEvents = `-- name: LoadEvents :many
+SELECT e.day, e.id, e.pk, e.tx_index, e.full_payload::json AS full_payload
+FROM (SELECT unnest($1::date[]) AS day, unnest($2::uuid[]) AS id, unnest($3::bigint[]) AS pk) AS named
+CROSS JOIN LATERAL (
+    SELECT event.day, event.id, event.pk, event.tx_index, coalesce(event.unredacted, event.payload) AS full_payload
+    FROM weir.event
+    WHERE event.day = named.day AND event.id = named.id AND event.pk = named.pk
+    OFFSET 0
+) AS e
+`
+
+type LoadEventsParams struct {
+	Days []time.Time
+	IDs  []uuid.UUID
+	PKs  []int64
+}
+
+type LoadEventsRow struct {
+	Day         time.Time
+	ID          uuid.UUID
+	PK          int64
+	TxIndex     int64
+	FullPayload []byte
+}
+
+// LoadEvents returns those of the named events that exist, in no order, with what deliveries get. The arrays are parallel. Each
+// event is looked up in its partition by the primary key: LATERAL with OFFSET leaves the planner no other way.
+func (q *Queries) LoadEvents(ctx context.Context, db DBTX, arg LoadEventsParams) ([]LoadEventsRow, error) {
+	rows, err := db.Query(ctx, loadEvents, arg.Days, arg.IDs, arg.PKs)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []LoadEventsRow{}
+	for rows.Next() {
+		var i LoadEventsRow
+		if err := rows.Scan(
+			&i.Day,
+			&i.ID,
+			&i.PK,
+			&i.TxIndex,
+			&i.FullPayload,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
