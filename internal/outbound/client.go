@@ -68,7 +68,7 @@ func newClient(cfg Config, resolver *net.Resolver) *Client {
 		MaxResponseHeaderBytes: maxHeader,
 		DisableCompression:     true, // a body is only ever looked at by people, and its size stays honest
 		MaxIdleConns:           512,
-		MaxIdleConnsPerHost:    64, // above an endpoint's default concurrency
+		MaxIdleConnsPerHost:    256, // above what people give an endpoint: a connection beyond it is opened for each request
 		IdleConnTimeout:        60 * time.Second,
 	}
 	if c.proxied {

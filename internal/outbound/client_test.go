@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -65,6 +66,37 @@ func server(t *testing.T, address string, h http.Handler) (*httptest.Server, *at
 	srv.Start()
 	t.Cleanup(srv.Close)
 	return srv, &accepted
+}
+
+// An endpoint with a high concurrency uses its connections again: opening one for each request costs a handshake.
+func TestManyConnectionsAreKept(t *testing.T) {
+	t.Parallel()
+	const atOnce, rounds = 200, 3
+	together := make(chan struct{}, atOnce)
+	srv, accepted := server(t, "127.0.0.1:0", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		together <- struct{}{} // until all are there, and for each round again
+		for len(together) < atOnce {
+			time.Sleep(time.Millisecond)
+		}
+	}))
+	c := testClient(t, allow(t, "127.0.0.1"), net.DefaultResolver)
+	for range rounds {
+		var calls sync.WaitGroup
+		for range atOnce {
+			calls.Go(func() {
+				if _, err := send(t, c, srv.URL); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+		for range atOnce {
+			<-together
+		}
+	}
+	if n := accepted.Load(); n > atOnce*3/2 {
+		t.Errorf("%d connections for %d requests at once", n, atOnce)
+	}
 }
 
 func ok(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "fine") }
