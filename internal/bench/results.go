@@ -105,8 +105,8 @@ func (r results) pairs(units []string) ([]pair, error) {
 const weir = "weir"
 
 // summary is the median and its confidence interval, which supposes nothing of how figures are distributed. Fewer than six runs
-// cannot give one of 95 %: it is from the lowest to the highest then, which the median is outside of when all runs happen to be on
-// one side of it.
+// cannot give one of 95 %: it is from the lowest to the highest then, and the median is outside of it when all runs happen to be
+// on one side.
 func summary(values []float64) benchmath.Summary {
 	s := benchmath.AssumeNothing.Summary(benchmath.NewSample(slices.Clone(values), &benchmath.DefaultThresholds), 0.95)
 	if math.IsInf(s.Lo, -1) || math.IsInf(s.Hi, 1) {

@@ -431,7 +431,7 @@ func TestRepeatedCommands(t *testing.T) {
 	s := newSubject(key("k"), []string{"tag"})
 	f := &Fill{results: w.Results, subject: s, token: "token"}
 	for range 2 {
-		if a, err := w.lookup(t.Context(), s, f.token, lease); a.kind != 'm' || err != nil {
+		if a, err := w.claim(t.Context(), s, f.token, lease); a.kind != 'm' || err != nil {
 			t.Errorf("looked up: %c, %v", a.kind, err)
 		}
 	}

@@ -177,8 +177,12 @@ func (s *search) wait(ctx context.Context, over <-chan struct{}, d time.Duration
 
 // ask looks in Redis.
 func (c *Results) ask(ctx context.Context, s *search) Lookup {
-	heard, asked, token := c.memory.now(), time.Now(), rand.Text()
-	a, err := c.lookup(ctx, s.subject, token, min(s.lease, claimLease))
+	heard, asked, token := c.memory.now(), time.Now(), ""
+	a, err := c.look(ctx, s.subject)
+	if err == nil && a.kind == 0 { // a call follows, beside which a round trip more is little
+		token = rand.Text()
+		a, err = c.claim(ctx, s.subject, token, min(s.lease, claimLease))
+	}
 	switch {
 	case err != nil:
 		return Lookup{Found: Away}

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -94,24 +95,32 @@ type answer struct {
 
 var errStrange = errors.New("there is something else at the key of a result")
 
-// lookup finds a result or who fills it by two bare commands in one round trip, which cost little more than one of them; a script
-// costs more, and is only for who finds nothing: a call follows. Of what is replaced between the two commands, the result has the
-// time that is left to the next one. That does no harm: who replaces a result says so to all, which makes them drop it.
-func (c *Results) lookup(ctx context.Context, s *subject, token string, lease time.Duration) (answer, error) {
-	var a answer
-	err := c.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
+// look finds a result or who fills it, and answers with the kind 0 where there is neither. Two bare commands in one round trip
+// cost little more than one of them, and a script more than both. Of what is replaced between them, the result has the time that is
+// left to the next one. That does no harm: who replaces a result says so to all, which makes them drop it.
+func (c *Results) look(ctx context.Context, s *subject) (a answer, err error) {
+	err = c.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		key := c.redis.place(s.member)
 		pipe := client.Pipeline()
 		found, left := pipe.Get(ctx, key), pipe.PTTL(ctx, key)
-		_, err := pipe.Exec(ctx)
-		if err == nil && left.Val() > 0 && found.Val() != "f"+token {
-			a, err = readValue(found.Val(), left.Val())
+		if _, err := pipe.Exec(ctx); err != nil || left.Val() <= 0 {
+			return err
 		}
+		text, err := found.Bytes()
+		if err != nil {
+			return err
+		}
+		a, err = readValue(text, left.Val())
 		return err
 	})
-	if a.kind != 0 || err != nil && !errors.Is(err, redis.Nil) {
-		return a, err
+	if errors.Is(err, redis.Nil) {
+		err = nil
 	}
+	return a, err
+}
+
+// claim marks the key as being filled by the token, unless there is something by now.
+func (c *Results) claim(ctx context.Context, s *subject, token string, lease time.Duration) (a answer, err error) {
 	err = c.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		reply, err := lookupScript.Run(ctx, client, []string{c.redis.place(s.member)}, token, Millis(lease)).Slice()
 		if err != nil {
@@ -137,7 +146,7 @@ func readAnswer(reply []any) (a answer, err error) {
 	case kind == "v" && len(reply) == 3:
 		left, _ := reply[1].(int64)
 		text, _ := reply[2].(string)
-		return readValue(text, time.Duration(left)*time.Millisecond)
+		return readValue([]byte(text), time.Duration(left)*time.Millisecond)
 	default:
 		return a, errStrange
 	}
@@ -146,26 +155,26 @@ func readAnswer(reply []any) (a answer, err error) {
 // readValue understands what is at the key of a result, for so long still: f<token> of who fills it, or
 // v<ms that it was stored for>|<token>|<length of the tags>|<tags><value>. The tags are those that it was stored with: the
 // ones of who looks for it may be others.
-func readValue(text string, left time.Duration) (answer, error) {
-	if strings.HasPrefix(text, "f") {
+func readValue(text []byte, left time.Duration) (answer, error) {
+	if bytes.HasPrefix(text, []byte("f")) {
 		return answer{kind: 'b', left: left}, nil
 	}
-	text, ok := strings.CutPrefix(text, "v")
-	parts := strings.SplitN(text, "|", 4)
+	text, ok := bytes.CutPrefix(text, []byte("v"))
+	parts := bytes.SplitN(text, []byte("|"), 4)
 	if !ok || len(parts) != 4 {
 		return answer{}, errStrange
 	}
-	life, err := strconv.ParseInt(parts[0], 10, 64)
-	n, tooLong := strconv.Atoi(parts[2])
+	life, err := strconv.ParseInt(string(parts[0]), 10, 64)
+	n, tooLong := strconv.Atoi(string(parts[2]))
 	if err != nil || tooLong != nil || n < 0 || n > len(parts[3]) {
 		return answer{}, errStrange
 	}
-	tags, err := readTags(parts[3][:n])
+	tags, err := readTags(string(parts[3][:n]))
 	if err != nil {
 		return answer{}, err
 	}
 	age := max(0, time.Duration(life)*time.Millisecond-left)
-	return answer{kind: 'v', left: left, age: age, tags: tags, value: []byte(parts[3][n:])}, nil
+	return answer{kind: 'v', left: left, age: age, tags: tags, value: parts[3][n:]}, nil
 }
 
 // writeTags puts tags into the place before a result.
@@ -180,6 +189,11 @@ func writeTags(tags []string) (string, error) {
 func readTags(text string) (tags []string, err error) {
 	if text == "" {
 		return nil, nil
+	}
+	if rest, ok := strings.CutPrefix(text, `["`); ok && !strings.Contains(text, `\`) { // then quotes are around texts only
+		if rest, ok = strings.CutSuffix(rest, `"]`); ok {
+			return strings.Split(rest, `","`), nil
+		}
 	}
 	if err := json.Unmarshal([]byte(text), &tags); err != nil {
 		return nil, fmt.Errorf("%w: %w", errStrange, err)
