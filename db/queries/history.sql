@@ -174,10 +174,10 @@ WHERE h.store = @store;
 UPDATE weir.forgotten SET removed = @removed WHERE id = @id;
 
 -- name: FinishedJobsOf :many
--- FinishedJobsOf are finished deliveries of some events, by River's index on args.
+-- FinishedJobsOf are finished deliveries of some events, by the index weir_job_event.
 SELECT j.id, j.kind, j.queue, j.state::text AS state, j.attempt, j.attempted_at, j.finalized_at, j.args, j.metadata, j.errors
 FROM unnest(@event_ids::text[]) AS wanted(event_id)
-JOIN weir.river_job j ON j.args @> jsonb_build_object('event_id', wanted.event_id)
+JOIN weir.river_job j ON j.args ->> 'event_id' = wanted.event_id
 WHERE j.state IN ('completed', 'cancelled', 'discarded');
 
 -- name: CountDeliveries :many

@@ -70,7 +70,7 @@ WHERE (e.id, e.pk, e.day) IN (
       AND d.ingested_at < now() - @stay::interval
       AND NOT EXISTS (
           SELECT FROM weir.river_job j
-          WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
+          WHERE j.args ->> 'event_id' = d.id::text AND (j.args ->> 'pk')::bigint = d.pk)
     LIMIT @max_rows::integer);
 
 -- name: PruneOutcomes :execrows
@@ -113,7 +113,7 @@ WHERE (e.id, e.pk, e.day) IN (
     WHERE d.unredacted IS NOT NULL AND d.ingested_at < now() - @stay::interval
       AND NOT EXISTS (
           SELECT FROM weir.river_job j
-          WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
+          WHERE j.args ->> 'event_id' = d.id::text AND (j.args ->> 'pk')::bigint = d.pk)
     LIMIT @max_rows::integer);
 
 -- name: LockOutcomes :exec

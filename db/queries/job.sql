@@ -1,9 +1,9 @@
 -- name: JobsOfEvent :many
--- JobsOfEvent finds the jobs of an event by River's index on args.
+-- JobsOfEvent finds the jobs of an event by the index weir_job_event.
 SELECT id, kind, queue, state::text AS state, attempt, max_attempts, created_at, attempted_at, scheduled_at, finalized_at,
        args, metadata, errors
 FROM weir.river_job
-WHERE args @> jsonb_build_object('event_id', @event_id::text)
+WHERE args ->> 'event_id' = @event_id::text
 ORDER BY id;
 
 -- name: QueueStats :many
@@ -82,12 +82,12 @@ WITH RECURSIVE found AS (
 SELECT DISTINCT queue::text AS queue FROM found WHERE queue IS NOT NULL ORDER BY 1;
 
 -- name: DeliveriesOf :one
--- DeliveriesOf counts the deliveries of an observer's actions for an event: by River's index on args, and, of those that may be
+-- DeliveriesOf counts the deliveries of an observer's actions for an event: by the index weir_job_event, and, of those that may be
 -- asked for by their ids, what has left its table. What a replay has made does not count.
 SELECT (
     SELECT count(*)
     FROM weir.river_job
-    WHERE args @> jsonb_build_object('event_id', @event_text::text, 'pk', @pk::bigint, 'observer', @observer::text)
+    WHERE args ->> 'event_id' = @event_text::text AND args @> jsonb_build_object('pk', @pk::bigint, 'observer', @observer::text)
       AND kind <> 'weir_change' AND NOT args ? 'replay'
 ) + (
     SELECT count(*)

@@ -39,10 +39,10 @@ UPDATE weir.event SET unredacted = @payload::json
 WHERE day = @day AND id = @id AND pk = @pk AND unredacted IS NULL;
 
 -- name: ReplayedJobs :many
--- ReplayedJobs are the arguments of the jobs that a replay has made of some events, by River's index on args.
+-- ReplayedJobs are the arguments of the jobs that a replay has made of some events, by the index weir_job_event.
 SELECT j.args
 FROM unnest(@event_ids::text[]) AS wanted(event_id)
-JOIN weir.river_job j ON j.args @> jsonb_build_object('event_id', wanted.event_id, 'replay', @replay::text);
+JOIN weir.river_job j ON j.args ->> 'event_id' = wanted.event_id AND j.args ->> 'replay' = @replay::text;
 
 -- name: OutcomesNamed :many
 -- OutcomesNamed are those of the deliveries that have left River's table.

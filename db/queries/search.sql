@@ -1,9 +1,9 @@
 -- name: JobsOfEvents :many
--- JobsOfEvents is JobsOfEvent for several: the index on args is asked once for each.
+-- JobsOfEvents is JobsOfEvent for several: the index is asked once for each.
 SELECT j.id, j.kind, j.queue, j.state::text AS state, j.attempt, j.max_attempts, j.created_at, j.attempted_at, j.scheduled_at,
        j.finalized_at, j.args, j.metadata, j.errors
 FROM unnest(@ids::text[]) AS wanted(event_id)
-JOIN weir.river_job j ON j.args @> jsonb_build_object('event_id', wanted.event_id)
+JOIN weir.river_job j ON j.args ->> 'event_id' = wanted.event_id
 ORDER BY j.id;
 
 -- name: LastEventSeq :one

@@ -11,8 +11,8 @@ import (
 )
 
 // Args are a delivery's job arguments: short keys that a person reads in River UI, and the name of the row of
-// weir.event (day, event_id, pk) that holds the event. Never the event itself, which River's indexes on arguments would
-// make expensive, and never a secret.
+// weir.event (day, event_id, pk) that holds the event. Never the event itself, which would be written again
+// with each state of the job, and never a secret.
 type Args struct {
 	Observer  string     `json:"observer"`  // its name
 	Action    string     `json:"action"`    // its name

@@ -647,7 +647,7 @@ func (q *Queries) FinishedJobs(ctx context.Context, db DBTX, ids []int64) ([]Fin
 const finishedJobsOf = `-- name: FinishedJobsOf :many
 SELECT j.id, j.kind, j.queue, j.state::text AS state, j.attempt, j.attempted_at, j.finalized_at, j.args, j.metadata, j.errors
 FROM unnest($1::text[]) AS wanted(event_id)
-JOIN weir.river_job j ON j.args @> jsonb_build_object('event_id', wanted.event_id)
+JOIN weir.river_job j ON j.args ->> 'event_id' = wanted.event_id
 WHERE j.state IN ('completed', 'cancelled', 'discarded')
 `
 
@@ -664,7 +664,7 @@ type FinishedJobsOfRow struct {
 	Errors      [][]byte
 }
 
-// FinishedJobsOf are finished deliveries of some events, by River's index on args.
+// FinishedJobsOf are finished deliveries of some events, by the index weir_job_event.
 func (q *Queries) FinishedJobsOf(ctx context.Context, db DBTX, eventIds []string) ([]FinishedJobsOfRow, error) {
 	rows, err := db.Query(ctx, finishedJobsOf, eventIds)
 	if err != nil {

@@ -209,7 +209,7 @@ WHERE (e.id, e.pk, e.day) IN (
       AND d.ingested_at < now() - $2::interval
       AND NOT EXISTS (
           SELECT FROM weir.river_job j
-          WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
+          WHERE j.args ->> 'event_id' = d.id::text AND (j.args ->> 'pk')::bigint = d.pk)
     LIMIT $3::integer)
 `
 
@@ -260,7 +260,7 @@ WHERE (e.id, e.pk, e.day) IN (
     WHERE d.unredacted IS NOT NULL AND d.ingested_at < now() - $1::interval
       AND NOT EXISTS (
           SELECT FROM weir.river_job j
-          WHERE j.args @> jsonb_build_object('event_id', d.id::text, 'pk', d.pk))
+          WHERE j.args ->> 'event_id' = d.id::text AND (j.args ->> 'pk')::bigint = d.pk)
     LIMIT $2::integer)
 `
 

@@ -145,7 +145,7 @@ const deliveriesOf = `-- name: DeliveriesOf :one
 SELECT (
     SELECT count(*)
     FROM weir.river_job
-    WHERE args @> jsonb_build_object('event_id', $1::text, 'pk', $2::bigint, 'observer', $3::text)
+    WHERE args ->> 'event_id' = $1::text AND args @> jsonb_build_object('pk', $2::bigint, 'observer', $3::text)
       AND kind <> 'weir_change' AND NOT args ? 'replay'
 ) + (
     SELECT count(*)
@@ -161,7 +161,7 @@ type DeliveriesOfParams struct {
 	IDs       []uuid.UUID
 }
 
-// DeliveriesOf counts the deliveries of an observer's actions for an event: by River's index on args, and, of those that may be
+// DeliveriesOf counts the deliveries of an observer's actions for an event: by the index weir_job_event, and, of those that may be
 // asked for by their ids, what has left its table. What a replay has made does not count.
 func (q *Queries) DeliveriesOf(ctx context.Context, db DBTX, arg DeliveriesOfParams) (int32, error) {
 	row := db.QueryRow(ctx, deliveriesOf,
@@ -208,7 +208,7 @@ const jobsOfEvent = `-- name: JobsOfEvent :many
 SELECT id, kind, queue, state::text AS state, attempt, max_attempts, created_at, attempted_at, scheduled_at, finalized_at,
        args, metadata, errors
 FROM weir.river_job
-WHERE args @> jsonb_build_object('event_id', $1::text)
+WHERE args ->> 'event_id' = $1::text
 ORDER BY id
 `
 
@@ -228,7 +228,7 @@ type JobsOfEventRow struct {
 	Errors      [][]byte
 }
 
-// JobsOfEvent finds the jobs of an event by River's index on args.
+// JobsOfEvent finds the jobs of an event by the index weir_job_event.
 func (q *Queries) JobsOfEvent(ctx context.Context, db DBTX, eventID string) ([]JobsOfEventRow, error) {
 	rows, err := db.Query(ctx, jobsOfEvent, eventID)
 	if err != nil {

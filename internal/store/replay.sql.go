@@ -295,7 +295,7 @@ func (q *Queries) OutcomesNamed(ctx context.Context, db DBTX, arg OutcomesNamedP
 const replayedJobs = `-- name: ReplayedJobs :many
 SELECT j.args
 FROM unnest($1::text[]) AS wanted(event_id)
-JOIN weir.river_job j ON j.args @> jsonb_build_object('event_id', wanted.event_id, 'replay', $2::text)
+JOIN weir.river_job j ON j.args ->> 'event_id' = wanted.event_id AND j.args ->> 'replay' = $2::text
 `
 
 type ReplayedJobsParams struct {
@@ -303,7 +303,7 @@ type ReplayedJobsParams struct {
 	Replay   string
 }
 
-// ReplayedJobs are the arguments of the jobs that a replay has made of some events, by River's index on args.
+// ReplayedJobs are the arguments of the jobs that a replay has made of some events, by the index weir_job_event.
 func (q *Queries) ReplayedJobs(ctx context.Context, db DBTX, arg ReplayedJobsParams) ([][]byte, error) {
 	rows, err := db.Query(ctx, replayedJobs, arg.EventIds, arg.Replay)
 	if err != nil {

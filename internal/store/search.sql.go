@@ -14,7 +14,7 @@ const jobsOfEvents = `-- name: JobsOfEvents :many
 SELECT j.id, j.kind, j.queue, j.state::text AS state, j.attempt, j.max_attempts, j.created_at, j.attempted_at, j.scheduled_at,
        j.finalized_at, j.args, j.metadata, j.errors
 FROM unnest($1::text[]) AS wanted(event_id)
-JOIN weir.river_job j ON j.args @> jsonb_build_object('event_id', wanted.event_id)
+JOIN weir.river_job j ON j.args ->> 'event_id' = wanted.event_id
 ORDER BY j.id
 `
 
@@ -34,7 +34,7 @@ type JobsOfEventsRow struct {
 	Errors      [][]byte
 }
 
-// JobsOfEvents is JobsOfEvent for several: the index on args is asked once for each.
+// JobsOfEvents is JobsOfEvent for several: the index is asked once for each.
 func (q *Queries) JobsOfEvents(ctx context.Context, db DBTX, ids []string) ([]JobsOfEventsRow, error) {
 	rows, err := db.Query(ctx, jobsOfEvents, ids)
 	if err != nil {
