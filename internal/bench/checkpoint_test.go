@@ -41,6 +41,9 @@ type nothing struct{}
 
 func (nothing) Commit(context.Context, pgx.Tx, []event.Change) error { return nil }
 
+// passes says, as the worker does, that there is nothing to store.
+func passes(context.Context, []event.Change) (passed func()) { return func() {} }
+
 // bareStream reads a slot into such a sink. It is called with the database, the slot, and how many changes a batch has at most.
 func bareStream(ctx context.Context, args []string) error {
 	most, err := strconv.Atoi(args[2])
@@ -48,7 +51,7 @@ func bareStream(ctx context.Context, args []string) error {
 		return err
 	}
 	return capture.New(capture.Config{Slot: capture.Name(args[1])}, capture.Options{
-		SourceURL: args[0], DatabaseURL: args[0], ClientID: "bench", Sink: nothing{}, BatchChanges: most,
+		SourceURL: args[0], DatabaseURL: args[0], ClientID: "bench", Sink: nothing{}, Prepare: passes, BatchChanges: most,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), Registerer: prometheus.NewRegistry(),
 	}).Run(ctx)
 }

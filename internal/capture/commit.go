@@ -53,8 +53,15 @@ func (c *committer) store(ctx context.Context, b *batch) error {
 		c.metrics.commitSince.Store(time.Time(b.changes[0].CommitTime).UnixNano())
 		defer c.metrics.commitSince.Store(0)
 	}
-	if err := c.ingest(ctx, b.changes, b.end, b.committed); err != nil {
+	ingest := c.ingest
+	if b.passed != nil || len(b.changes) == 0 {
+		ingest = c.pass
+	}
+	if err := ingest(ctx, b.changes, b.end, b.committed); err != nil {
 		return fmt.Errorf("ingest %d changes: %w", len(b.changes), err)
+	}
+	if b.passed != nil {
+		b.passed()
 	}
 	c.metrics.storedAt.Store(time.Now().UnixNano())
 	if len(b.changes) > 0 {
@@ -83,6 +90,16 @@ func (c *committer) ingest(ctx context.Context, changes []event.Change, end even
 		return err
 	}
 	return c.ingest(ctx, changes[half:], end, committed)
+}
+
+// pass moves the position over changes of which nothing is to be stored: one statement, which commits by itself, where commit
+// takes three and the sink's.
+func (c *committer) pass(ctx context.Context, changes []event.Change, end event.Position, committed time.Time) error {
+	if err := c.advance(ctx, c.conn, changes, end, committed); err != nil {
+		return err
+	}
+	c.metrics.changes.WithLabelValues("event").Add(float64(len(changes)))
+	return c.reached(ctx, end)
 }
 
 // refused says what the database has not taken.
@@ -163,14 +180,14 @@ func (c *committer) commit(ctx context.Context, changes []event.Change, end even
 
 // advance moves the checkpoint, or fails for who does not own it any more.
 func (c *committer) advance(
-	ctx context.Context, tx pgx.Tx, changes []event.Change, end event.Position, committed time.Time,
+	ctx context.Context, db store.DBTX, changes []event.Change, end event.Position, committed time.Time,
 ) error {
 	var moved int64
 	var err error
 	if c.beside {
-		moved, err = store.New().CountIngested(ctx, tx, store.CountIngestedParams{Epoch: c.epoch, Events: int64(len(changes))})
+		moved, err = store.New().CountIngested(ctx, db, store.CountIngestedParams{Epoch: c.epoch, Events: int64(len(changes))})
 	} else {
-		moved, err = store.New().AdvanceCheckpoint(ctx, tx, store.AdvanceCheckpointParams{
+		moved, err = store.New().AdvanceCheckpoint(ctx, db, store.AdvanceCheckpointParams{
 			FromLSN: int64(c.pos.LSN), FromTxIndex: c.pos.Index, Epoch: c.epoch,
 			LSN: int64(end.LSN), TxIndex: end.Index, Events: int64(len(changes)),
 			CommitTime: commitTime(changes, committed),

@@ -30,8 +30,9 @@ type Options struct {
 	ClientID     string // who owns the stream; part of each session's application_name
 	Sink         Sink
 	// Prepare is told of a batch that Sink will get next, while another one is being committed: what can be done for it without
-	// the database. Optional.
-	Prepare   func(ctx context.Context, batch []event.Change)
+	// the database. When there is nothing to be stored of it, it returns what is to be called instead of Sink and Committed once
+	// the checkpoint has moved over it; else nil. Optional.
+	Prepare   func(ctx context.Context, batch []event.Change) (passed func())
 	Committed func() // told after each COMMIT of what went through Sink; optional
 	// MayBury says that it is an owner's own fault, and not the database's, that it has given no sign of life since then:
 	// lease.Outlives. Without it no owner that hangs is replaced.

@@ -76,14 +76,17 @@ type Ingested struct {
 	record Record                  // the same, of one that is matched
 }
 
-// Prepare writes the events down as they will be stored, so that Record need not. What fails is left to it.
-func (x *Index) Prepare(events []Ingested) {
+// Prepare writes the events down as they will be stored, so that Record need not, and returns how many that are. What fails is
+// left to Record.
+func (x *Index) Prepare(events []Ingested) (rows int) {
 	c := x.Config()
 	for i := range events {
 		if events[i].recorded(c) {
+			rows++
 			_ = events[i].prepare(c)
 		}
 	}
+	return rows
 }
 
 // recorded says whether the history keeps it.
@@ -133,6 +136,9 @@ func (x *Index) Record(ctx context.Context, tx pgx.Tx, events []Ingested) error 
 			}
 		}
 		rows = append(rows, *one.row)
+	}
+	if len(rows) == 0 {
+		return nil
 	}
 	if _, err := store.New().CopyEvents(ctx, tx, rows); err != nil {
 		return fmt.Errorf("record events: %w", err)

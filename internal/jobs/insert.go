@@ -67,6 +67,15 @@ func (q *Queue) Prepare(ctx context.Context, changes []event.Change) (made []boo
 	return m.made
 }
 
+// Passed is to be called, instead of Insert and Committed, when the checkpoint has moved over a prepared batch without a job.
+func (q *Queue) Passed(changes []event.Change) {
+	if m := q.ahead.Load(); m.of(changes) {
+		q.ahead.Store(nil)
+		q.uncommitted = m
+		q.Committed()
+	}
+}
+
 // Insert matches the changes and inserts one job for each delivery, in the caller's transaction: they exist exactly
 // when the checkpoint has moved over their changes. A change that is no event, and an event for which a condition
 // fails, becomes a job of kind weir_change.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -199,13 +200,19 @@ type prepared struct {
 	events []index.Ingested
 }
 
-// Prepare matches a batch and writes down its events while the batch before is being committed.
-func (s *sink) Prepare(ctx context.Context, batch []event.Change) {
-	if made := s.queue.Prepare(ctx, batch); made != nil {
-		events := ingested(batch, made)
-		s.history.Prepare(events)
-		s.ahead.Store(&prepared{batch, events})
+// Prepare matches a batch and writes down its events while the batch before is being committed. Of one that leads to no job, and
+// that the history leaves out, nothing is stored but the checkpoint.
+func (s *sink) Prepare(ctx context.Context, batch []event.Change) (passed func()) {
+	made := s.queue.Prepare(ctx, batch)
+	if made == nil {
+		return nil
 	}
+	events := ingested(batch, made)
+	if rows := s.history.Prepare(events); rows == 0 && !slices.Contains(made, true) {
+		return func() { s.queue.Passed(batch) }
+	}
+	s.ahead.Store(&prepared{batch, events})
+	return nil
 }
 
 // Commit inserts the batch's jobs and records its events, those without a job unless the history leaves them out.
