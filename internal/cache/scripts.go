@@ -96,8 +96,8 @@ type answer struct {
 var errStrange = errors.New("there is something else at the key of a result")
 
 // look finds a result or who fills it, and answers with the kind 0 where there is neither. Two bare commands in one round trip
-// cost little more than one of them, and a script more than both. Of what is replaced between them, the result has the time that is
-// left to the next one. That does no harm: who replaces a result says so to all, which makes them drop it.
+// cost little more than one of them, and a script more than both. Of what is replaced between them, the result has the time that
+// is left to the next one. That does no harm: who replaces a result says so to all, which makes them drop it.
 func (c *Results) look(ctx context.Context, s *subject) (a answer, err error) {
 	err = c.redis.Do(ctx, func(ctx context.Context, client redis.UniversalClient) error {
 		key := c.redis.place(s.member)
