@@ -60,17 +60,35 @@ ORDER BY seq
 LIMIT @max_rows::integer;
 
 -- name: EventsByKey :many
--- EventsByKey returns those of the named events that exist, in no order. The arrays are parallel. The first two conditions are
--- implied by the third; they let the planner prune partitions and use the primary key.
-SELECT day, id, pk, seq, created_at, ingested_at, event_type, entity_type, entity_id, payload FROM weir.event
-WHERE day = ANY(@days::date[]) AND id = ANY(@ids::uuid[])
-  AND (day, id, pk) IN (SELECT unnest(@days::date[]), unnest(@ids::uuid[]), unnest(@pks::bigint[]));
+-- EventsByKey returns those of the named events that exist, in no order. The arrays are parallel. Each event is looked up in its
+-- partition by the primary key: LATERAL with OFFSET leaves the planner no other way. With
+-- a condition on lists it read the partition, and compared each row with the lists.
+SELECT e.day, e.id, e.pk, e.seq, e.created_at, e.ingested_at, e.event_type, e.entity_type, e.entity_id, e.payload
+FROM (
+    SELECT DISTINCT n.day, n.id, n.pk
+    FROM (SELECT unnest(@days::date[]) AS day, unnest(@ids::uuid[]) AS id, unnest(@pks::bigint[]) AS pk) AS n
+) AS named
+CROSS JOIN LATERAL (
+    SELECT event.day, event.id, event.pk, event.seq, event.created_at, event.ingested_at,
+           event.event_type, event.entity_type, event.entity_id, event.payload
+    FROM weir.event
+    WHERE event.day = named.day AND event.id = named.id AND event.pk = named.pk
+    OFFSET 0
+) AS e;
 
 -- name: EventSizesByKey :many
 -- EventSizesByKey are the sizes of what EventsByKey returns.
-SELECT day, id, pk, octet_length(payload::text)::integer AS bytes FROM weir.event
-WHERE day = ANY(@days::date[]) AND id = ANY(@ids::uuid[])
-  AND (day, id, pk) IN (SELECT unnest(@days::date[]), unnest(@ids::uuid[]), unnest(@pks::bigint[]));
+SELECT e.day, e.id, e.pk, e.bytes
+FROM (
+    SELECT DISTINCT n.day, n.id, n.pk
+    FROM (SELECT unnest(@days::date[]) AS day, unnest(@ids::uuid[]) AS id, unnest(@pks::bigint[]) AS pk) AS n
+) AS named
+CROSS JOIN LATERAL (
+    SELECT event.day, event.id, event.pk, octet_length(event.payload::text)::integer AS bytes
+    FROM weir.event
+    WHERE event.day = named.day AND event.id = named.id AND event.pk = named.pk
+    OFFSET 0
+) AS e;
 
 -- name: OutcomesAfter :many
 SELECT day, delivery_id, event_id, event_pk, observer, action, action_type, endpoint, state, attempts, started_at, finished_at,

@@ -379,9 +379,17 @@ func (q *Queries) EventSizes(ctx context.Context, db DBTX, arg EventSizesParams)
 }
 
 const eventSizesByKey = `-- name: EventSizesByKey :many
-SELECT day, id, pk, octet_length(payload::text)::integer AS bytes FROM weir.event
-WHERE day = ANY($1::date[]) AND id = ANY($2::uuid[])
-  AND (day, id, pk) IN (SELECT unnest($1::date[]), unnest($2::uuid[]), unnest($3::bigint[]))
+SELECT e.day, e.id, e.pk, e.bytes
+FROM (
+    SELECT DISTINCT n.day, n.id, n.pk
+    FROM (SELECT unnest($1::date[]) AS day, unnest($2::uuid[]) AS id, unnest($3::bigint[]) AS pk) AS n
+) AS named
+CROSS JOIN LATERAL (
+    SELECT event.day, event.id, event.pk, octet_length(event.payload::text)::integer AS bytes
+    FROM weir.event
+    WHERE event.day = named.day AND event.id = named.id AND event.pk = named.pk
+    OFFSET 0
+) AS e
 `
 
 type EventSizesByKeyParams struct {
@@ -479,9 +487,18 @@ func (q *Queries) EventsBetween(ctx context.Context, db DBTX, arg EventsBetweenP
 }
 
 const eventsByKey = `-- name: EventsByKey :many
-SELECT day, id, pk, seq, created_at, ingested_at, event_type, entity_type, entity_id, payload FROM weir.event
-WHERE day = ANY($1::date[]) AND id = ANY($2::uuid[])
-  AND (day, id, pk) IN (SELECT unnest($1::date[]), unnest($2::uuid[]), unnest($3::bigint[]))
+SELECT e.day, e.id, e.pk, e.seq, e.created_at, e.ingested_at, e.event_type, e.entity_type, e.entity_id, e.payload
+FROM (
+    SELECT DISTINCT n.day, n.id, n.pk
+    FROM (SELECT unnest($1::date[]) AS day, unnest($2::uuid[]) AS id, unnest($3::bigint[]) AS pk) AS n
+) AS named
+CROSS JOIN LATERAL (
+    SELECT event.day, event.id, event.pk, event.seq, event.created_at, event.ingested_at,
+           event.event_type, event.entity_type, event.entity_id, event.payload
+    FROM weir.event
+    WHERE event.day = named.day AND event.id = named.id AND event.pk = named.pk
+    OFFSET 0
+) AS e
 `
 
 type EventsByKeyParams struct {
@@ -503,8 +520,9 @@ type EventsByKeyRow struct {
 	Payload    []byte
 }
 
-// EventsByKey returns those of the named events that exist, in no order. The arrays are parallel. The first two conditions are
-// implied by the third; they let the planner prune partitions and use the primary key.
+// EventsByKey returns those of the named events that exist, in no order. The arrays are parallel. Each event is looked up in its
+// partition by the primary key: LATERAL with OFFSET leaves the planner no other way. With
+// a condition on lists it read the partition, and compared each row with the lists.
 func (q *Queries) EventsByKey(ctx context.Context, db DBTX, arg EventsByKeyParams) ([]EventsByKeyRow, error) {
 	rows, err := db.Query(ctx, eventsByKey, arg.Days, arg.IDs, arg.PKs)
 	if err != nil {
