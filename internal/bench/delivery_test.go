@@ -13,7 +13,7 @@ import (
 
 const (
 	deliveries          = 12_000
-	deliveryConcurrency = 100
+	deliveryConcurrency = 200
 )
 
 // BenchmarkDelivery works off a backlog of webhooks, against bare River that posts as much.

@@ -6,7 +6,7 @@ func deliveryRows() []Row {
 		{
 			Name: "delivery", Title: "Delivery: webhooks from a backlog", Benchmark: "BenchmarkDelivery",
 			How: "A backlog of 12,000 queued webhooks of about 800 bytes to a local receiver that answers at once, and after 20 ms, " +
-				"with `concurrency: 100`, until all are concluded; against bare River workers with `MaxWorkers: 100`, equal jobs, " +
+				"with `concurrency: 200`, until all are concluded; against bare River workers with `MaxWorkers: 200`, equal jobs, " +
 				"bodies and fetch settings that post with the same HTTP client.",
 			Compare: []string{"deliveries/s"},
 			State:   []string{"cpu-µs/delivery", "statements/1000", "WAL-B/delivery"},

@@ -36,7 +36,8 @@ func storageRows() []Row {
 		{
 			Name: "growth", Title: "Growth: finished jobs and history that are there already", Benchmark: "BenchmarkGrowth",
 			How: "A backlog of 40,000 changes is ingested while its jobs wait, and then 15,000 of the jobs are worked off, in a " +
-				"database that holds so many events of a month with their documents, and as many finished jobs of a day, against an empty one.",
+				"database that holds so many events of a month with their documents, and as many finished jobs of a day, against an " +
+				"empty one.",
 			Compare: []string{"changes/s", "jobs/s"}, State: []string{"WAL-B/change"},
 			Goals: []Goal{
 				{Unit: "changes/s", Ratio: true, AtLeast: 0.8},

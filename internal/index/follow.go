@@ -21,12 +21,12 @@ const (
 	pollEvery = time.Second
 	// gather is how long a follower that was woken waits for more of the same.
 	gather = 100 * time.Millisecond
-	// restMost bounds how long a follower rests between two full rounds. It rests for as long as the round took, so that ingest and
-	// deliveries have the server for at least half of the time.
-	restMost = 200 * time.Millisecond
+	// restMost bounds how long a follower rests between two full rounds. It rests for twice as long as the round took, so that
+	// ingest and deliveries have the server for at least two thirds of the time.
+	rests, restMost = 2, 400 * time.Millisecond
 	// behindRests is how much longer it rests while the stream is behind: what has not been ingested is not delivered either, which
 	// is worse than a history that comes late.
-	behindRests = 5
+	behindRests = 3
 	// awayMost bounds the pause after a round that failed.
 	awayFirst, awayMost = time.Second, 15 * time.Second
 	unlockTime          = time.Second
@@ -145,7 +145,7 @@ func (f *Follower) Run(ctx context.Context) {
 			}
 			logged, away = "", awayFirst
 			if more {
-				wait = min(time.Since(began), restMost)
+				wait = min(rests*time.Since(began), restMost)
 				if f.behind {
 					wait *= behindRests
 				}
