@@ -124,7 +124,7 @@ func (r *rig) ingestsAndFetches(config string) {
 	wal := r.wal()
 	changesPerSecond := r.ingest(config, growthChanges)
 	perChange := (r.wal() - wal) / growthChanges
-	r.exec("UPDATE weir.river_queue SET paused_at = NULL")
+	r.exec("DELETE FROM weir.pause")
 	unfinished := func() float64 {
 		return r.number("SELECT count(*) FROM weir.river_job WHERE state IN ('available', 'running')")
 	}
