@@ -89,7 +89,7 @@ func (row Row) section(found results) (string, error) {
 		s.WriteString("\n")
 	}
 	s.WriteString(row.stated(found))
-	fmt.Fprintf(&s, "Measured %s.\n", found.note("measured: "))
+	fmt.Fprintf(&s, "Measured in %d runs, %s.\n", found.runs(), found.note("measured: "))
 	return s.String(), nil
 }
 

@@ -63,7 +63,7 @@ func TestSection(t *testing.T) {
 | tx=1 | weir | 6.25 | – |
 | quiet | weir | – | 300 |
 
-Measured 2026-01-02, on a machine.
+Measured in 2 runs, 2026-01-02, on a machine.
 `
 	if section != want {
 		t.Errorf("got\n%s\nwant\n%s", section, want)

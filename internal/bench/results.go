@@ -59,6 +59,16 @@ func (r results) note(begin string) string {
 	return ""
 }
 
+// runs is how often the row was called.
+func (r results) runs() (n int) {
+	for _, note := range r.notes {
+		if strings.HasPrefix(note, "run ") {
+			n++
+		}
+	}
+	return n
+}
+
 // parts are a sub-benchmark's name without its row's, and who it measures; "" for one that is compared with nothing.
 func parts(name string) (setting, by string) {
 	setting, by, _ = strings.Cut(name, "by=")
