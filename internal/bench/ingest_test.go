@@ -17,7 +17,7 @@ import (
 const (
 	ingestRows = 100_000
 	// ingestBatch is the most changes that a batch of Weir's takes, which a backlog fills.
-	ingestBatch = 5000
+	ingestBatch = 2000
 )
 
 // BenchmarkIngest turns a backlog into events and waiting jobs, against a bare loop that stores the same rows and jobs.

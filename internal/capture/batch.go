@@ -8,10 +8,10 @@ import (
 	"github.com/fraiseql/weir/internal/event"
 )
 
-// A batch closes when one of these is reached. They bound the memory: one batch is filled while one commits.
+// A batch closes when one of these is reached. They bound the memory: one batch is filled, one prepared, one committed.
 const (
-	batchChanges = 5000
-	batchBytes   = 4 << 20
+	batchChanges = 2000
+	batchBytes   = 2 << 20
 	// batchLinger is how long the first change of a batch waits for more. Larger batches share one fsync.
 	batchLinger = 2 * time.Millisecond
 )
