@@ -16,8 +16,8 @@ SELECT pg_advisory_unlock(hashtextextended('weir.history.' || @store::text, 0));
 
 -- name: GetHistory :one
 -- GetHistory says how far a store is, since when (seconds) the oldest event waits that it does not have, 0 when it has all, whether
--- there is an event or an outcome that it does not have yet, and whether the stream is behind: what it stores now was committed a
--- while ago.
+-- there is an event or an outcome that it does not have yet, and whether what matters more is behind: the stream stores what was
+-- committed a while ago, or a delivery has waited for a while to be fetched.
 SELECT h.*, coalesce((SELECT extract(epoch FROM now() - e.ingested_at) FROM weir.event e WHERE e.seq > h.event_seq
                       ORDER BY e.seq LIMIT 1), 0)::float8 AS lag_seconds,
        (EXISTS (SELECT FROM weir.event e WHERE e.seq > h.event_seq)
@@ -25,8 +25,10 @@ SELECT h.*, coalesce((SELECT extract(epoch FROM now() - e.ingested_at) FROM weir
         OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'completed' AND j.finalized_at > h.finished_at)
         OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'cancelled' AND j.finalized_at > h.finished_at)
         OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'discarded' AND j.finalized_at > h.finished_at))::boolean AS pending,
-       EXISTS (SELECT FROM weir.checkpoint c WHERE c.updated_at > now() - interval '2 s'
-                                               AND c.updated_at - c.commit_time > interval '2 s')::boolean AS stream_behind
+       (EXISTS (SELECT FROM weir.checkpoint c WHERE c.updated_at > now() - interval '2 s'
+                                                AND c.updated_at - c.commit_time > interval '1 s')
+        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'available' AND j.scheduled_at < now() - interval '1 s'))::boolean
+           AS others_behind
 FROM weir.history h
 WHERE h.store = @store;
 

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	deliveries          = 12_000
+	deliveries          = 20_000
 	deliveryConcurrency = 200
 )
 

@@ -5,7 +5,7 @@ func deliveryRows() []Row {
 	return []Row{
 		{
 			Name: "delivery", Title: "Delivery: webhooks from a backlog", Benchmark: "BenchmarkDelivery",
-			How: "A backlog of 12,000 queued webhooks of about 800 bytes to a local receiver that answers at once, and after 20 ms, " +
+			How: "A backlog of 20,000 queued webhooks of about 800 bytes to a local receiver that answers at once, and after 20 ms, " +
 				"with `concurrency: 200`, until all are concluded; against bare River workers with `MaxWorkers: 200`, equal jobs, " +
 				"bodies and fetch settings that post with the same HTTP client.",
 			Compare: []string{"deliveries/s"},

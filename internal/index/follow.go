@@ -24,9 +24,9 @@ const (
 	// restMost bounds how long a follower rests between two full rounds. It rests for twice as long as the round took, so that
 	// ingest and deliveries have the server for at least two thirds of the time.
 	rests, restMost = 2, 400 * time.Millisecond
-	// behindRests is how much longer it rests while the stream is behind: what has not been ingested is not delivered either, which
-	// is worse than a history that comes late.
-	behindRests = 3
+	// behindRests is how much longer it rests while the stream or deliveries are behind, which is worse than a history that comes
+	// late.
+	behindRests = 5
 	// awayMost bounds the pause after a round that failed.
 	awayFirst, awayMost = time.Second, 15 * time.Second
 	unlockTime          = time.Second
@@ -79,7 +79,7 @@ type Follower struct {
 	tidied time.Time
 	woken  chan struct{}
 	fresh  fresh
-	behind bool // the stream, as of the last step
+	behind bool // the stream or deliveries are, as of the last step
 }
 
 // FollowPostgres makes the follower of PostgreSQL's own store.
@@ -187,7 +187,7 @@ func (f *Follower) step(ctx context.Context) (more bool, err error) {
 		return false, fmt.Errorf("how far the history is: %w", err)
 	}
 	f.o.Metrics.lag.WithLabelValues(f.name).Set(at.LagSeconds)
-	f.behind = at.StreamBehind
+	f.behind = at.OthersBehind
 	pending := at.Pending
 	if !pending {
 		// A look that finds nothing writes nothing: an idle database stays idle.

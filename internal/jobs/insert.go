@@ -15,8 +15,8 @@ import (
 	"github.com/fraiseql/weir/internal/rule"
 )
 
-// insertSlice is about how many jobs are held at once, and once more of the batch that is prepared: some 4 MB each with what River
-// makes of them. Larger slices are hardly quicker.
+// insertSlice is about how many jobs are held at once, and once more of the batch that is prepared: some 4 MB each with what
+// River makes of them. Larger slices are hardly quicker.
 const insertSlice = 2000
 
 // matching is what a batch of changes leads to, as far as it has been matched: each of its changes may lead to any number of

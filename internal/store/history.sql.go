@@ -722,8 +722,10 @@ SELECT h.store, h.version, h.event_seq, h.outcome_seq, h.finished_at, h.updated_
         OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'completed' AND j.finalized_at > h.finished_at)
         OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'cancelled' AND j.finalized_at > h.finished_at)
         OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'discarded' AND j.finalized_at > h.finished_at))::boolean AS pending,
-       EXISTS (SELECT FROM weir.checkpoint c WHERE c.updated_at > now() - interval '2 s'
-                                               AND c.updated_at - c.commit_time > interval '2 s')::boolean AS stream_behind
+       (EXISTS (SELECT FROM weir.checkpoint c WHERE c.updated_at > now() - interval '2 s'
+                                                AND c.updated_at - c.commit_time > interval '1 s')
+        OR EXISTS (SELECT FROM weir.river_job j WHERE j.state = 'available' AND j.scheduled_at < now() - interval '1 s'))::boolean
+           AS others_behind
 FROM weir.history h
 WHERE h.store = $1
 `
@@ -737,12 +739,12 @@ type GetHistoryRow struct {
 	UpdatedAt    time.Time
 	LagSeconds   float64
 	Pending      bool
-	StreamBehind bool
+	OthersBehind bool
 }
 
 // GetHistory says how far a store is, since when (seconds) the oldest event waits that it does not have, 0 when it has all, whether
-// there is an event or an outcome that it does not have yet, and whether the stream is behind: what it stores now was committed a
-// while ago.
+// there is an event or an outcome that it does not have yet, and whether what matters more is behind: the stream stores what was
+// committed a while ago, or a delivery has waited for a while to be fetched.
 func (q *Queries) GetHistory(ctx context.Context, db DBTX, store string) (GetHistoryRow, error) {
 	row := db.QueryRow(ctx, getHistory, store)
 	var i GetHistoryRow
@@ -755,7 +757,7 @@ func (q *Queries) GetHistory(ctx context.Context, db DBTX, store string) (GetHis
 		&i.UpdatedAt,
 		&i.LagSeconds,
 		&i.Pending,
-		&i.StreamBehind,
+		&i.OthersBehind,
 	)
 	return i, err
 }
