@@ -83,6 +83,7 @@ type rig struct {
 
 	databaseURL string // of the checkpoint, when it is not url
 	mayBury     func(time.Time) bool
+	prepare     func(context.Context, []event.Change) (passed func())
 	log         io.Writer // beside the test's own; optional
 }
 
@@ -151,7 +152,7 @@ func (r *rig) start(id string) *running {
 	}
 	s := capture.New(r.cfg, capture.Options{
 		SourceURL: r.url, DatabaseURL: cmp.Or(r.databaseURL, r.url), ClientID: id, Sink: r.sink, Registerer: reg,
-		MayBury: r.mayBury, Logger: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Prepare: r.prepare, MayBury: r.mayBury, Logger: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	run := &running{Stream: s, cancel: cancel, done: make(chan error, 1)}
 	go func() { run.done <- s.Run(ctx) }()

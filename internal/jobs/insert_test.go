@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/riverqueue/river"
 
 	"github.com/fraiseql/weir/internal/event"
@@ -153,5 +154,29 @@ func TestInsertAnnouncesEachBatch(t *testing.T) {
 		if got.Payload != `{"queue": "log"}` {
 			t.Errorf("payload %s", got.Payload)
 		}
+	}
+}
+
+// What was prepared is inserted with its batch, and with no other.
+func TestPrepare(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, `large: {entity: Order, condition: total > 100, actions: [{type: log}]}`)
+	next := []event.Change{order(1, `{"total": 200}`), order(2, `{"total": 1}`), order(3, `{"total": 300}`)}
+	if made := r.q.Prepare(t.Context(), next); !slices.Equal(made, []bool{true, false, true}) {
+		t.Errorf("jobs for %v", made)
+	}
+	r.commit(order(4, `{"total": 400}`))
+	r.commit(next...)
+	want := []string{"4", "1", "3"}
+	if got := r.lines(`SELECT args->>'pk' FROM weir.river_job ORDER BY id`); !slices.Equal(got, want) {
+		t.Errorf("jobs of %v, want %v", got, want)
+	}
+
+	none := []event.Change{order(5, `{"total": 1}`)}
+	r.q.Prepare(t.Context(), none)
+	r.q.Passed(none)
+	r.q.Committed() // says nothing twice
+	if got := testutil.ToFloat64(r.q.runner.metrics.unmatched); got != 2 {
+		t.Errorf("%g events without a match, want 2", got)
 	}
 }
