@@ -2,7 +2,6 @@ package rule
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // kind is the type of a value, as JSON has it. Values are nil, bool, int or number, string, []any and map[string]any.
@@ -50,35 +51,70 @@ func kindOf(v any) kind {
 	}
 }
 
-// decodeJSON decodes one JSON value with exact numbers.
+// decodeJSON decodes one JSON value with exact numbers. It goes token by token: encoding/json scans a value twice before it decodes
+// it, and takes twice as long.
 func decodeJSON(raw []byte) (any, error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	var v any
-	if err := dec.Decode(&v); err != nil {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	v, err := decodeValue(dec)
+	if err != nil {
 		return nil, err
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("there is more after the value")
 	}
-	return withNumbers(v), nil
+	return v, nil
 }
 
-// withNumbers replaces json.Number, in place.
-func withNumbers(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		return exactNumber(v.String())
-	case []any:
-		for i := range v {
-			v[i] = withNumbers(v[i])
+func decodeValue(dec *jsontext.Decoder) (any, error) {
+	token, err := dec.ReadToken()
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch token.Kind() {
+	case 'n':
+		return nil, nil
+	case 't', 'f':
+		return token.Bool(), nil
+	case '0':
+		return exactNumber(token.String()), nil
+	case '[':
+		return decodeList(dec)
+	case '{':
+		return decodeObject(dec)
+	default:
+		return token.String(), nil
+	}
+}
+
+func decodeList(dec *jsontext.Decoder) (any, error) {
+	list := []any{}
+	for dec.PeekKind() != ']' {
+		v, err := decodeValue(dec)
+		if err != nil {
+			return nil, err
 		}
-	case map[string]any:
-		for k := range v {
-			v[k] = withNumbers(v[k])
+		list = append(list, v)
+	}
+	_, err := dec.ReadToken()
+	return list, err
+}
+
+func decodeObject(dec *jsontext.Decoder) (any, error) {
+	object := map[string]any{}
+	for dec.PeekKind() != '}' {
+		name, err := decodeValue(dec)
+		if err != nil {
+			return nil, err
+		}
+		if object[name.(string)], err = decodeValue(dec); err != nil {
+			return nil, err
 		}
 	}
-	return v
+	_, err := dec.ReadToken()
+	return object, err
 }
 
 // equal compares two values as == does.
