@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/fraiseql/weir/internal/event"
 )
@@ -21,6 +22,7 @@ type decoder struct {
 	written   timelines                       // part of the identity of what is not in the change log
 	stray     func()                          // told of each message with our prefix that no transaction holds
 	relations map[uint32][]func(*row) *[]byte // by relation id, a column's field or nil; nil: not the change log
+	isJSON    bool                            // the change log's documents all are, by their types
 
 	cfg            Config // its tables
 	types          *typeBook
@@ -152,8 +154,12 @@ func (d *decoder) relation(wal []byte) error {
 		return nil
 	}
 	fields := make([]func(*row) *[]byte, len(m.Columns))
+	d.isJSON = true
 	for i, c := range m.Columns {
 		fields[i] = fieldOf(c.Name)
+		if documents[c.Name] && c.DataType != pgtype.JSONBOID && c.DataType != pgtype.JSONOID {
+			d.isJSON = false // the contract's table may have been retyped by hand
+		}
 	}
 	d.relations[m.RelationID] = fields
 	return nil
@@ -182,7 +188,7 @@ func (d *decoder) insert(b []byte, after event.Position) (decoded, error) {
 	if n := int(binary.BigEndian.Uint16(b[5:])); n != len(fields) {
 		return decoded{}, fmt.Errorf("pgoutput Insert with %d columns into a relation of %d", n, len(fields))
 	}
-	var r row
+	r := row{isJSON: d.isJSON}
 	if err := readTuple(b[7:], fields, &r); err != nil {
 		return decoded{}, err
 	}
