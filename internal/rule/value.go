@@ -51,8 +51,8 @@ func kindOf(v any) kind {
 	}
 }
 
-// decodeJSON decodes one JSON value with exact numbers. It goes token by token: encoding/json scans a value twice before it decodes
-// it, and takes twice as long.
+// decodeJSON decodes one JSON value with exact numbers. It goes token by token: encoding/json scans a value twice before it
+// decodes it, and takes twice as long.
 func decodeJSON(raw []byte) (any, error) {
 	dec := jsontext.NewDecoder(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	v, err := decodeValue(dec)
