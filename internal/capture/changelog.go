@@ -71,6 +71,11 @@ func ChangeLogColumns() []Column {
 	}
 }
 
+// isDocument says that a column of this name holds JSON that is read.
+func isDocument(name string) bool {
+	return slices.ContainsFunc(ChangeLogColumns(), func(c Column) bool { return c.Name == name && c.read == asJSON })
+}
+
 // IsKey says that it is the primary key.
 func (c Column) IsKey() bool { return c.Name == keyColumn }
 

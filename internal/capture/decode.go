@@ -157,7 +157,7 @@ func (d *decoder) relation(wal []byte) error {
 	d.isJSON = true
 	for i, c := range m.Columns {
 		fields[i] = fieldOf(c.Name)
-		if documents[c.Name] && c.DataType != pgtype.JSONBOID && c.DataType != pgtype.JSONOID {
+		if isDocument(c.Name) && c.DataType != pgtype.JSONBOID && c.DataType != pgtype.JSONOID {
 			d.isJSON = false // the contract's table may have been retyped by hand
 		}
 	}

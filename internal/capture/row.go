@@ -27,9 +27,6 @@ type row struct {
 	isJSON bool // the documents are, as their columns' types say: they need not be looked at again
 }
 
-// documents are the columns that hold JSON.
-var documents = map[string]bool{"object_data": true, "object_data_before": true, "trace_context": true, "extra_metadata": true}
-
 // columns names the change log's columns that Weir reads and where each goes; others are tolerated and ignored.
 var columns = []readColumn{
 	{"pk_entity_change_log", true, func(r *row) *[]byte { return &r.pk }},
