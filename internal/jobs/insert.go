@@ -57,21 +57,17 @@ func (m *matching) some(ctx context.Context, q *Queue) {
 
 // Prepare does for a batch what Insert would, as far as that needs no database: beside the transaction of the batch before.
 // Insert, called with the same slice, goes on from there. It returns for each of the changes whether there will be a job for it;
-// nil when so many come of them that Insert has to do the rest.
-func (q *Queue) Prepare(ctx context.Context, changes []event.Change) (made []bool) {
+// nil when so many come of them that Insert has to do the rest. passed is to be called, instead of Insert and Committed, when the
+// checkpoint has moved over a batch without a job.
+func (q *Queue) Prepare(ctx context.Context, changes []event.Change) (made []bool, passed func()) {
 	m := &matching{changes: changes, made: make([]bool, 0, len(changes))}
 	m.some(ctx, q)
 	q.ahead.Store(m)
 	if m.next < len(changes) {
-		return nil
+		return nil, nil
 	}
-	return m.made
-}
-
-// Passed is to be called, instead of Insert and Committed, when the checkpoint has moved over a prepared batch without a job.
-func (q *Queue) Passed(changes []event.Change) {
-	if m := q.ahead.Load(); m.of(changes) {
-		q.ahead.Store(nil)
+	return m.made, func() {
+		q.ahead.CompareAndSwap(m, nil) // it may be another batch's by now
 		q.uncommitted = m
 		q.Committed()
 	}

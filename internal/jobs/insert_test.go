@@ -162,7 +162,7 @@ func TestPrepare(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, `large: {entity: Order, condition: total > 100, actions: [{type: log}]}`)
 	next := []event.Change{order(1, `{"total": 200}`), order(2, `{"total": 1}`), order(3, `{"total": 300}`)}
-	if made := r.q.Prepare(t.Context(), next); !slices.Equal(made, []bool{true, false, true}) {
+	if made, _ := r.q.Prepare(t.Context(), next); !slices.Equal(made, []bool{true, false, true}) {
 		t.Errorf("jobs for %v", made)
 	}
 	r.commit(order(4, `{"total": 400}`))
@@ -173,8 +173,9 @@ func TestPrepare(t *testing.T) {
 	}
 
 	none := []event.Change{order(5, `{"total": 1}`)}
-	r.q.Prepare(t.Context(), none)
-	r.q.Passed(none)
+	_, passed := r.q.Prepare(t.Context(), none)
+	r.q.Prepare(t.Context(), []event.Change{order(6, `{"total": 1}`)}) // before the first has been passed
+	passed()
 	r.q.Committed() // says nothing twice
 	if got := testutil.ToFloat64(r.q.runner.metrics.unmatched); got != 2 {
 		t.Errorf("%g events without a match, want 2", got)

@@ -203,13 +203,13 @@ type prepared struct {
 // Prepare matches a batch and writes down its events while the batch before is being committed. Of one that leads to no job, and
 // that the history leaves out, nothing is stored but the checkpoint.
 func (s *sink) Prepare(ctx context.Context, batch []event.Change) (passed func()) {
-	made := s.queue.Prepare(ctx, batch)
+	made, passed := s.queue.Prepare(ctx, batch)
 	if made == nil {
 		return nil
 	}
 	events := ingested(batch, made)
 	if rows := s.history.Prepare(events); rows == 0 && !slices.Contains(made, true) {
-		return func() { s.queue.Passed(batch) }
+		return passed
 	}
 	s.ahead.Store(&prepared{batch, events})
 	return nil
@@ -217,12 +217,13 @@ func (s *sink) Prepare(ctx context.Context, batch []event.Change) (passed func()
 
 // Commit inserts the batch's jobs and records its events, those without a job unless the history leaves them out.
 func (s *sink) Commit(ctx context.Context, tx pgx.Tx, batch []event.Change) error {
+	p := s.ahead.Load() // before anything that takes time: meanwhile the next batch takes its place
 	made, err := s.queue.Insert(ctx, tx, batch)
 	if err != nil {
 		return err
 	}
-	if p := s.ahead.Load(); p != nil && len(p.batch) == len(batch) && &p.batch[0] == &batch[0] {
-		s.ahead.Store(nil)
+	if p != nil && len(p.batch) == len(batch) && &p.batch[0] == &batch[0] {
+		s.ahead.CompareAndSwap(p, nil)
 		return s.history.Record(ctx, tx, p.events)
 	}
 	return s.history.Record(ctx, tx, ingested(batch, made))
