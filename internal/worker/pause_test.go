@@ -166,8 +166,9 @@ observers:
 		t.Errorf("paused in River UI: %+v, %v", paused, err)
 	}
 	wait(10, 10)
-	// River forgets queues that nobody has served for a day, but not that they are paused.
-	r.exec("UPDATE weir.river_queue SET updated_at = now() - interval '2 days' WHERE name = $1", queue)
+	// River forgets queues that nobody has served for a day, but not that they are paused. Not a whole day here: a leader that has
+	// just been elected could be quicker than the housekeeping.
+	r.exec("UPDATE weir.river_queue SET updated_at = now() - interval '23 hours' WHERE name = $1", queue)
 	r.exec("INSERT INTO weir.river_job (kind, queue, max_attempts, args) VALUES ('weir_housekeeping', 'weir_housekeeping', 1, '{\"now\": 1}')")
 	r.await("the pause to be kept", func() bool {
 		return r.one("SELECT (updated_at > now() - interval '1 h')::text FROM weir.river_queue WHERE name = $1", queue) == "true"
