@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/fraiseql/weir/internal/config"
@@ -28,14 +27,8 @@ const (
 	exitConfiguration = 3
 )
 
-// gcPercent trades a little of the processor for memory: a worker stays below 100 MB while it reads a transaction of any
-// size. GOGC and GOMEMLIMIT of the environment win.
-const gcPercent = 50
-
 func main() {
-	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(gcPercent)
-	}
+	worker.TuneGC()
 	// The first signal starts the soft stop, the second ends waiting: the context is done, and the default is back.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

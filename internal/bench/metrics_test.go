@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
@@ -65,7 +64,7 @@ func newMetered(b *testing.B, args []string) *metered {
 
 // meteredWorker is cmd/worker, with metrics or with a registerer that takes none.
 func meteredWorker(ctx context.Context, args []string) error {
-	debug.SetGCPercent(50) // as cmd/worker
+	worker.TuneGC() // as cmd/worker
 	cfg, err := config.Load(ctx, config.Options{Path: args[0]})
 	if err != nil {
 		return err

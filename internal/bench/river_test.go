@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/fraiseql/weir/internal/jobs"
 	"github.com/fraiseql/weir/internal/outbound"
+	"github.com/fraiseql/weir/internal/worker"
 )
 
 // bareRiver is a process that works River's jobs and has nothing of ours around them: what Weir is held against.
@@ -49,7 +49,7 @@ func (r *rig) startRiver(bare bareRiver) *process {
 
 // workRiver is the process. Its client is set as Weir's is, where that has to do with speed.
 func workRiver(ctx context.Context, args []string) error {
-	debug.SetGCPercent(50) // as cmd/worker
+	worker.TuneGC() // as cmd/worker
 	var bare bareRiver
 	if err := json.Unmarshal([]byte(args[0]), &bare); err != nil {
 		return err
