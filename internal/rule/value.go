@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -51,10 +52,18 @@ func kindOf(v any) kind {
 	}
 }
 
+// decoders are used again: a new one takes more memory than most documents that it decodes.
+var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
+
 // decodeJSON decodes one JSON value with exact numbers. It goes token by token: encoding/json scans a value twice before it
 // decodes it, and takes twice as long.
 func decodeJSON(raw []byte) (any, error) {
-	dec := jsontext.NewDecoder(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	dec := decoders.Get().(*jsontext.Decoder)
+	defer func() {
+		dec.Reset(&bytes.Buffer{}) // else it would keep the event
+		decoders.Put(dec)
+	}()
+	dec.Reset(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	v, err := decodeValue(dec)
 	if err != nil {
 		return nil, err
@@ -105,11 +114,12 @@ func decodeList(dec *jsontext.Decoder) (any, error) {
 func decodeObject(dec *jsontext.Decoder) (any, error) {
 	object := map[string]any{}
 	for dec.PeekKind() != '}' {
-		name, err := decodeValue(dec)
+		token, err := dec.ReadToken() // a name, or it is no object
 		if err != nil {
 			return nil, err
 		}
-		if object[name.(string)], err = decodeValue(dec); err != nil {
+		name := token.String()
+		if object[name], err = decodeValue(dec); err != nil {
 			return nil, err
 		}
 	}
