@@ -15,6 +15,8 @@ const (
 	loadMost = 100
 	// loadQueries bounds how many queries read events at the same time: a connection each, of those that River has, too.
 	loadQueries = 2
+	// loadGather is how long a query waits for others that ask: the deliveries that River starts at once come one after the other.
+	loadGather = 2 * time.Millisecond
 	// loadTime bounds a query: a connection may be dead without anybody having said so.
 	loadTime = 10 * time.Second
 )
@@ -78,6 +80,7 @@ func (l *loader) take() []*wanted {
 
 // load reads until nobody waits.
 func (x *Index) load(ctx context.Context, db store.DBTX) {
+	time.Sleep(loadGather)
 	for some := x.loader.take(); len(some) > 0; some = x.loader.take() {
 		found, err := x.read(ctx, db, some)
 		for _, one := range some {
