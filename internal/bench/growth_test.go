@@ -78,14 +78,17 @@ func (r *rig) fill(m remains, size int) {
 			  FROM jsonb_populate_record(NULL::weir.document, $1::jsonb), generate_series(1, $2::bigint) n, past(n, $2, '29 days') past`,
 			one, size)
 	}
-	r.exec(`INSERT INTO weir.river_job (state, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args,
-			attempted_by, errors, kind, metadata, queue, tags)
-		SELECT state, attempt, max_attempts, at, at, at, at, priority,
+	// As River does: first they wait. What is left of that is room for others, once it is vacuumed.
+	r.exec(`INSERT INTO weir.river_job (state, max_attempts, created_at, scheduled_at, priority, args, kind, metadata, queue, tags)
+		SELECT 'available', max_attempts, at, at, priority,
 		       args || jsonb_build_object('event_id', md5(n::text)::uuid, 'entity_id', md5('o' || n % 300000)::uuid, 'pk', n,
 		           'day', (past(n, $2, '29 days') AT TIME ZONE 'UTC')::date),
-		       attempted_by, errors, kind, metadata, queue, tags
+		       kind, metadata, queue, tags
 		  FROM jsonb_populate_record(NULL::weir.river_job, $1::jsonb), generate_series(1, $2::bigint) n, past(n, $2, '20 hours') at`,
 		m.job, size)
+	r.exec(`UPDATE weir.river_job j SET state = done.state, attempt = done.attempt, attempted_at = j.created_at,
+			finalized_at = j.created_at, attempted_by = done.attempted_by, errors = done.errors
+		FROM jsonb_populate_record(NULL::weir.river_job, $1::jsonb) done WHERE j.kind = done.kind AND j.state = 'available'`, m.job)
 	r.exec("SELECT setval('weir.event_seq', $1)", size)
 	r.exec("UPDATE weir.history SET event_seq = $1, finished_at = now()", size)
 	for _, definition := range remake {

@@ -47,17 +47,20 @@ func manyActions(n int) string {
 
 func (r *rig) ingested(config string, jobs int) {
 	r.b.Helper()
+	events := func() float64 { return r.number("SELECT events FROM weir.checkpoint") }
 	p := r.reads(r.start(config))
-	before, wal := r.number("SELECT events FROM weir.checkpoint"), r.wal()
+	r.await("the first changes", func() bool { return events() > 0 })
 	objects, bytes := p.allocated()
-	began := time.Now()
-	r.await("the backlog", func() bool { return r.number("SELECT events FROM weir.checkpoint") >= ingestRows })
+	used, wal := p.used(), r.wal()
+	before, began := events(), time.Now()
+	r.await("the backlog", func() bool { return events() >= ingestRows })
 	n := ingestRows - before
 	perSecond := n / time.Since(began).Seconds()
+	used = p.used() - used
 	objectsNow, bytesNow := p.allocated()
 	figures(r.b, map[string]float64{
 		"changes/s": perSecond, "jobs/s": perSecond * float64(jobs), "WAL-B/change": (r.wal() - wal) / n,
-		"allocs/change": (objectsNow - objects) / n, "B/change": (bytesNow - bytes) / n,
+		"cpu-µs/change": float64(used.Microseconds()) / n, "allocs/change": (objectsNow - objects) / n, "B/change": (bytesNow - bytes) / n,
 	})
 	p.stop()
 }

@@ -36,8 +36,9 @@ func storageRows() []Row {
 		{
 			Name: "growth", Title: "Growth: finished jobs and history that are there already", Benchmark: "BenchmarkGrowth",
 			How: "A backlog of 40,000 changes is ingested while its jobs wait, and then 15,000 of the jobs are worked off, in a " +
-				"database that holds so many events of a month with their documents, and as many finished jobs of a day, against an " +
-				"empty one.",
+				"database that holds so many events of a month with their documents, and as many finished jobs of a day, which have " +
+				"waited before and were vacuumed since, against an empty one. Before the measured changes the server makes a " +
+				"checkpoint, and then 40,000 are ingested that are not measured.",
 			Compare: []string{"changes/s", "jobs/s"}, State: []string{"WAL-B/change"},
 			Goals: []Goal{
 				{Unit: "changes/s", Ratio: true, AtLeast: 0.8},
