@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 )
 
@@ -69,10 +71,13 @@ func (e *Event) Day() time.Time {
 	return time.Time(e.Timestamp).UTC().Truncate(24 * time.Hour)
 }
 
+// parsed are the options of Parse: what encoding/json takes, which needs longer.
+var parsed = jsonv2.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
 // Parse reads what JSON wrote. PK and TxIndex are not part of it: the caller has them.
 func Parse(raw []byte) (*Event, error) {
 	var e Event
-	if err := json.Unmarshal(raw, &e); err != nil {
+	if err := jsonv2.Unmarshal(raw, &e, parsed); err != nil {
 		return nil, fmt.Errorf("decode event: %w", err)
 	}
 	return &e, nil

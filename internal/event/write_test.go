@@ -3,6 +3,7 @@ package event_test
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"testing"
 
 	"github.com/fraiseql/weir/internal/event"
@@ -43,6 +44,17 @@ func FuzzJSON(f *testing.F) {
 		}
 		if want := encoded(t, e); string(got) != want {
 			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		parsed, err := event.Parse(got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var decoded event.Event
+		if err := json.Unmarshal(got, &decoded); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(parsed, &decoded) {
+			t.Errorf("parsed  %+v\ndecoded %+v", parsed, &decoded)
 		}
 	})
 }
