@@ -48,6 +48,7 @@ type Record struct {
 // Index records and loads events. Safe for concurrent use.
 type Index struct {
 	recent recent
+	loaded recent // for the other deliveries of an event
 	loader loader
 	config atomic.Pointer[Config]
 }
@@ -55,7 +56,10 @@ type Index struct {
 // New makes an index that keeps about cacheBytes of recent events in memory: most deliveries run soon after their event
 // was recorded, in the same process.
 func New(cacheBytes int, c Config) *Index {
-	x := &Index{recent: recent{limit: cacheBytes, rows: map[Key]Record{}}}
+	// What is read again has a place of its own: a backlog of deliveries, oldest first, would push the recent events out, one by
+	// one, just before their turn.
+	loaded := cacheBytes / 8
+	x := &Index{recent: newRecent(cacheBytes - loaded), loaded: newRecent(loaded)}
 	x.Configure(c)
 	return x
 }
@@ -164,6 +168,8 @@ type recent struct {
 	order []Key
 	bytes int
 }
+
+func newRecent(limit int) recent { return recent{limit: limit, rows: map[Key]Record{}} }
 
 // weight guesses what a record costs: the payload, the event's own copy of its data, and the rest of the event.
 func weight(r Record) int { return 2*len(r.Payload) + 1<<10 }

@@ -25,8 +25,10 @@ const (
 // starts many deliveries at once, and a query each would cost more than all the rest that is done for a delivery. So all callers
 // are to give the same database.
 func (x *Index) Load(ctx context.Context, db store.DBTX, key Key) (Record, error) {
-	if r, ok := x.recent.get(key); ok {
-		return r, nil
+	for _, kept := range []*recent{&x.recent, &x.loaded} {
+		if r, ok := kept.get(key); ok {
+			return r, nil
+		}
 	}
 	one := &wanted{key: key, found: make(chan struct{})}
 	if x.loader.add(one) {
@@ -121,6 +123,6 @@ func (x *Index) keep(key Key, row store.LoadEventsRow) (Record, error) {
 	}
 	e.PK, e.TxIndex = row.PK, row.TxIndex
 	r := Record{Event: e, Payload: row.FullPayload}
-	x.recent.put(key, r)
+	x.loaded.put(key, r)
 	return r, nil
 }
