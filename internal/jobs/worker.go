@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -71,6 +72,9 @@ func loadEvent(ctx context.Context, pool *pgxpool.Pool, x *index.Index, a Args) 
 }
 
 func metaTime(metadata []byte, key string) (time.Time, bool) {
+	if !bytes.Contains(metadata, []byte(key)) { // nearly always: each delivery asks
+		return time.Time{}, false
+	}
 	var meta map[string]json.RawMessage
 	var text string
 	if json.Unmarshal(metadata, &meta) != nil || json.Unmarshal(meta[key], &text) != nil {
