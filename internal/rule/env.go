@@ -1,12 +1,15 @@
 package rule
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/expr-lang/expr/vm"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/fraiseql/weir/internal/event"
 )
@@ -18,6 +21,7 @@ type Env struct {
 	data    lazy
 	changes lazy
 	trace   lazy
+	looks   int // how often a key was looked for in data without decoding all of it
 	machine vm.VM
 	credit  int
 }
@@ -183,8 +187,53 @@ func (e *Env) object() (map[string]any, error) {
 	return nil, fmt.Errorf("data is %s, not an object: it has no keys", kindOf(data))
 }
 
+// look is a top-level key of data, while data is not decoded: most conditions want one or two keys of a document. It returns false
+// where that says nothing, also of what is no object or not valid, or has no such key.
+func (e *Env) look(name string) (value any, ok bool) {
+	const most = 2 // more are found sooner in what is decoded once
+	if e.data.done || e.looks == most {
+		return nil, false
+	}
+	e.looks++
+	dec, done := newDecoder(e.event.Data)
+	defer done()
+	if t, err := dec.ReadToken(); err != nil || t.Kind() != '{' {
+		return nil, false
+	}
+	for dec.PeekKind() == '"' {
+		key, err := dec.ReadValue()
+		if err != nil {
+			return nil, false
+		}
+		if !spells(key, name) {
+			err = dec.SkipValue()
+		} else if value, err = decodeValue(dec); err == nil {
+			ok = true // and go on: the last one counts
+		}
+		if err != nil {
+			return nil, false
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil || !ended(dec) {
+		return nil, false
+	}
+	return value, ok
+}
+
+// spells says that a JSON string is the text.
+func spells(quoted jsontext.Value, text string) bool {
+	if bytes.IndexByte(quoted, '\\') >= 0 || !utf8.Valid(quoted) {
+		unquoted, _ := jsontext.AppendUnquote(nil, quoted) // what is not valid is replaced, as ReadToken does
+		return string(unquoted) == text
+	}
+	return string(quoted[1:len(quoted)-1]) == text
+}
+
 // key is a top-level key of data.
 func (e *Env) key(name string) (any, error) {
+	if v, ok := e.look(name); ok {
+		return v, nil
+	}
 	object, err := e.object()
 	if err != nil {
 		return nil, err

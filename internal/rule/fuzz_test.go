@@ -45,6 +45,33 @@ func FuzzCondition(f *testing.F) {
 	})
 }
 
+// FuzzKey: a key that is looked for alone is what it is once the whole document is decoded.
+func FuzzKey(f *testing.F) {
+	for _, data := range []string{
+		`{"status": "shipped", "note": "x"}`, `{"status": 1, "status": {"status": [2.50]}}`, `{"sta\u0074us": "shipped"}`, `{"status": nul}`,
+		`{"status": 1} x`, `{"a": "\\status", "status" : -0}`, `["status"]`, `{"sta\tus": 1, "status": "\xff"}`, `{`, ``, `null`, "{\"\xffstatus\": 1}",
+	} {
+		f.Add([]byte(data))
+	}
+	key, err := rule.CompileCondition("string(status) == 'shipped' || status == 1")
+	if err != nil {
+		f.Fatal(err)
+	}
+	all, err := rule.CompileCondition("has_field('x')")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		alone, decoded := rule.NewEnv(&event.Event{Data: data}), rule.NewEnv(&event.Event{Data: data})
+		_, _ = all.Eval(decoded)
+		got, err := key.Eval(alone)
+		want, wantErr := key.Eval(decoded)
+		if got != want || fmt.Sprint(err) != fmt.Sprint(wantErr) {
+			t.Errorf("%q: %v, %v; decoded: %v, %v", data, got, err, want, wantErr)
+		}
+	})
+}
+
 // mustBeReadable fails for an error that speaks of Go's insides: something was not foreseen.
 func mustBeReadable(t *testing.T, source string, err error) {
 	t.Helper()

@@ -55,20 +55,32 @@ func kindOf(v any) kind {
 // decoders are used again: a new one takes more memory than most documents that it decodes.
 var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
 
+// newDecoder reads JSON token by token. done is to be called at the end.
+func newDecoder(raw []byte) (dec *jsontext.Decoder, done func()) {
+	dec = decoders.Get().(*jsontext.Decoder)
+	dec.Reset(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	return dec, func() {
+		dec.Reset(&bytes.Buffer{}) // else it would keep the event
+		decoders.Put(dec)
+	}
+}
+
+// ended says that nothing comes after the value.
+func ended(dec *jsontext.Decoder) bool {
+	_, err := dec.ReadToken()
+	return errors.Is(err, io.EOF)
+}
+
 // decodeJSON decodes one JSON value with exact numbers. It goes token by token: encoding/json scans a value twice before it
 // decodes it, and takes twice as long.
 func decodeJSON(raw []byte) (any, error) {
-	dec := decoders.Get().(*jsontext.Decoder)
-	defer func() {
-		dec.Reset(&bytes.Buffer{}) // else it would keep the event
-		decoders.Put(dec)
-	}()
-	dec.Reset(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	dec, done := newDecoder(raw)
+	defer done()
 	v, err := decodeValue(dec)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+	if !ended(dec) {
 		return nil, errors.New("there is more after the value")
 	}
 	return v, nil
