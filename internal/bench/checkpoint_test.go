@@ -42,7 +42,9 @@ type nothing struct{}
 func (nothing) Commit(context.Context, pgx.Tx, []event.Change) error { return nil }
 
 // passes says, as the worker does, that there is nothing to store.
-func passes(context.Context, []event.Change) (passed func()) { return func() {} }
+func passes(context.Context, []event.Change) capture.Prepared {
+	return capture.Prepared{Passed: func() {}}
+}
 
 // bareStream reads a slot into such a sink. It is called with the database, the slot, and how many changes a batch has at most.
 func bareStream(ctx context.Context, args []string) error {

@@ -26,7 +26,7 @@ type batch struct {
 	started   time.Time
 	committed time.Time // commit time of the newest transaction in it
 	end       event.Position
-	passed    func() // called when the checkpoint is behind it; nil: it is for the sink
+	prepared  Prepared
 }
 
 func (b *batch) add(d decoded, size int, now time.Time) {

@@ -53,15 +53,17 @@ func (c *committer) store(ctx context.Context, b *batch) error {
 		c.metrics.commitSince.Store(time.Time(b.changes[0].CommitTime).UnixNano())
 		defer c.metrics.commitSince.Store(0)
 	}
-	ingest := c.ingest
-	if b.passed != nil || len(b.changes) == 0 {
-		ingest = c.pass
+	var err error
+	if b.prepared.Passed != nil || len(b.changes) == 0 {
+		err = c.pass(ctx, b.changes, b.end, b.committed)
+	} else {
+		err = c.ingest(ctx, b.changes, b.end, b.committed, b.prepared.Commit)
 	}
-	if err := ingest(ctx, b.changes, b.end, b.committed); err != nil {
+	if err != nil {
 		return fmt.Errorf("ingest %d changes: %w", len(b.changes), err)
 	}
-	if b.passed != nil {
-		b.passed()
+	if b.prepared.Passed != nil {
+		b.prepared.Passed()
 	}
 	c.metrics.storedAt.Store(time.Now().UnixNano())
 	if len(b.changes) > 0 {
@@ -72,24 +74,27 @@ func (c *committer) store(ctx context.Context, b *batch) error {
 }
 
 // ingest commits the changes and moves the position to end. What the database refuses is found by halving the batch;
-// the culprit goes in as a change without its contents, so that one bad row never stops the stream.
-func (c *committer) ingest(ctx context.Context, changes []event.Change, end event.Position, committed time.Time) error {
-	err := c.commit(ctx, changes, end, committed)
+// the culprit goes in as a change without its contents, so that one bad row never stops the stream. prepared, unless it is nil, is
+// what the sink has made of these changes.
+func (c *committer) ingest(
+	ctx context.Context, changes []event.Change, end event.Position, committed time.Time, prepared func(context.Context, pgx.Tx) error,
+) error {
+	err := c.commit(ctx, changes, end, committed, prepared)
 	if err == nil || !Refused(err) || len(changes) == 0 {
 		return err
 	}
 	if len(changes) == 1 {
 		c.refused(&changes[0], err)
-		return c.commit(ctx, []event.Change{withoutContents(changes[0], err)}, end, committed)
+		return c.commit(ctx, []event.Change{withoutContents(changes[0], err)}, end, committed, nil)
 	}
 	half := middle(changes)
 	if half == 0 {
 		return c.ingestTogether(ctx, changes, end, committed, err)
 	}
-	if err := c.ingest(ctx, changes[:half], changes[half-1].Position(), committed); err != nil {
+	if err := c.ingest(ctx, changes[:half], changes[half-1].Position(), committed, nil); err != nil {
 		return err
 	}
-	return c.ingest(ctx, changes[half:], end, committed)
+	return c.ingest(ctx, changes[half:], end, committed, nil)
 }
 
 // pass moves the position over changes of which nothing is to be stored: one statement, which commits by itself, where commit
@@ -138,7 +143,7 @@ func (c *committer) ingestTogether(
 	for i := range changes {
 		without := slices.Clone(changes)
 		without[i] = withoutContents(changes[i], refused)
-		if err := c.commit(ctx, without, end, committed); err == nil || !Refused(err) {
+		if err := c.commit(ctx, without, end, committed, nil); err == nil || !Refused(err) {
 			return err
 		}
 	}
@@ -146,20 +151,26 @@ func (c *committer) ingestTogether(
 	for i := range changes {
 		without[i] = withoutContents(changes[i], refused)
 	}
-	return c.commit(ctx, without, end, committed)
+	return c.commit(ctx, without, end, committed, nil)
 }
 
 // commit is the transaction that the guarantees rest on: compare-and-swap of the checkpoint on position and epoch,
 // events and jobs. After it, and only when it ended a source transaction, the position may be confirmed.
-func (c *committer) commit(ctx context.Context, changes []event.Change, end event.Position, committed time.Time) error {
+func (c *committer) commit(
+	ctx context.Context, changes []event.Change, end event.Position, committed time.Time, prepared func(context.Context, pgx.Tx) error,
+) error {
 	err := pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
 		if err := c.advance(ctx, tx, changes, end, committed); err != nil {
 			return err
 		}
-		if len(changes) == 0 {
+		switch {
+		case len(changes) == 0:
 			return nil
+		case prepared != nil:
+			return prepared(ctx, tx)
+		default:
+			return c.sink.Commit(ctx, tx, changes)
 		}
-		return c.sink.Commit(ctx, tx, changes)
 	})
 	if err != nil {
 		return err

@@ -157,7 +157,7 @@ func (s *Stream) prepare(ctx context.Context, batches <-chan *batch, ready chan<
 		case b = <-batches:
 		}
 		if s.opts.Prepare != nil && len(b.changes) > 0 {
-			b.passed = s.opts.Prepare(ctx, b.changes)
+			b.prepared = s.opts.Prepare(ctx, b.changes)
 		}
 		select {
 		case <-ctx.Done():

@@ -22,6 +22,16 @@ type Sink interface {
 	Commit(ctx context.Context, tx pgx.Tx, batch []event.Change) error
 }
 
+// Prepared is what has been made of a batch before its turn.
+type Prepared struct {
+	// Passed says that nothing of it is to be stored. It is called instead of Sink and Committed, once the checkpoint has moved
+	// over the batch.
+	Passed func()
+	// Commit does what Sink's Commit does, for this batch. It is called once: should the transaction be rolled back, Sink gets the
+	// batch again, or a part of it. nil: Sink gets it.
+	Commit func(ctx context.Context, tx pgx.Tx) error
+}
+
 // Options is what a Stream needs beside its Config.
 type Options struct {
 	SourceURL    string // the database with the change log and the slot
@@ -29,10 +39,9 @@ type Options struct {
 	Installation string
 	ClientID     string // who owns the stream; part of each session's application_name
 	Sink         Sink
-	// Prepare is told of a batch that Sink will get next, while another one is being committed: what can be done for it without
-	// the database. When there is nothing to be stored of it, it returns what is to be called instead of Sink and Committed once
-	// the checkpoint has moved over it; else nil. Optional.
-	Prepare   func(ctx context.Context, batch []event.Change) (passed func())
+	// Prepare is told of each batch before its turn, while others are being committed, and does for it what can be done without
+	// the database. Optional.
+	Prepare   func(ctx context.Context, batch []event.Change) Prepared
 	Committed func() // told after each COMMIT of what went through Sink; optional
 	// MayBury says that it is an owner's own fault, and not the database's, that it has given no sign of life since then:
 	// lease.Outlives. Without it no owner that hangs is replaced.

@@ -5,6 +5,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/event"
 )
 
@@ -13,9 +16,9 @@ func TestTheNextBatchIsPreparedMeanwhile(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	var prepared atomic.Int64
-	r.prepare = func(_ context.Context, batch []event.Change) (passed func()) {
+	r.prepare = func(_ context.Context, batch []event.Change) capture.Prepared {
 		prepared.Add(int64(len(batch)))
-		return nil
+		return capture.Prepared{}
 	}
 	committing, release := make(chan struct{}, 100), make(chan struct{})
 	r.sink.before = func(ctx context.Context, _ []event.Change) error {
@@ -50,8 +53,8 @@ func TestABatchOfWhichNothingIsStored(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	var passed atomic.Int64
-	r.prepare = func(_ context.Context, batch []event.Change) func() {
-		return func() { passed.Add(int64(len(batch))) }
+	r.prepare = func(_ context.Context, batch []event.Change) capture.Prepared {
+		return capture.Prepared{Passed: func() { passed.Add(int64(len(batch))) }}
 	}
 	r.streaming(r.start("one"))
 	events := func() string { return r.one("SELECT events::text FROM weir.checkpoint") }
@@ -74,5 +77,39 @@ func TestABatchOfWhichNothingIsStored(t *testing.T) {
 	}
 	if got := r.ingested(); got != "" {
 		t.Errorf("the sink got %s", got)
+	}
+}
+
+// What was prepared of a batch is committed, once; what the database refuses of it is the sink's, in parts.
+func TestWhatWasPreparedIsCommitted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var asked, refuse atomic.Int64
+	r.prepare = func(_ context.Context, batch []event.Change) capture.Prepared {
+		return capture.Prepared{Commit: func(ctx context.Context, tx pgx.Tx) error {
+			asked.Add(1)
+			if refuse.Load() > 0 {
+				_, err := tx.Exec(ctx, "SELECT 1 / 0")
+				return err
+			}
+			return r.sink.Commit(ctx, tx, batch)
+		}}
+	}
+	r.streaming(r.start("one"))
+	events := func() string { return r.one("SELECT events::text FROM weir.checkpoint") }
+	r.exec(insertRow, 1, 5)
+	r.await("what was prepared", func() bool { return events() == "5" })
+	if n := asked.Load(); n == 0 || n > 5 {
+		t.Errorf("what was prepared was committed %d times", n)
+	}
+	refuse.Store(1)
+	asked.Store(0)
+	r.exec(insertRow, 6, 7)
+	r.await("what was refused", func() bool { return events() == "7" })
+	if n := asked.Load(); n != 1 {
+		t.Errorf("what was prepared was committed %d times, want once", n)
+	}
+	if got := r.ingested(); got != "1 2 3 4 5 6 7" {
+		t.Errorf("the sink got %q", got)
 	}
 }

@@ -150,7 +150,7 @@ func (r *recovery) ingest(ctx context.Context, chunk []event.Change) error {
 		fresh[i].TxIndex = r.index
 	}
 	if len(fresh) > 0 {
-		if err := r.committer.ingest(ctx, fresh, event.Position{}, time.Time{}); err != nil {
+		if err := r.committer.ingest(ctx, fresh, event.Position{}, time.Time{}, nil); err != nil {
 			return fmt.Errorf("ingest %d rows: %w", len(fresh), err)
 		}
 	}

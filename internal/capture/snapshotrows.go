@@ -109,7 +109,7 @@ func (w *snapshotWriter) store(ctx context.Context, changes []event.Change) erro
 	for i := range changes {
 		changes[i].TxIndex = w.rows + int64(i) + 1
 	}
-	if err := w.committer.ingest(ctx, changes, event.Position{}, w.at); err != nil {
+	if err := w.committer.ingest(ctx, changes, event.Position{}, w.at, nil); err != nil {
 		return err
 	}
 	w.rows += int64(len(changes))

@@ -83,7 +83,7 @@ type rig struct {
 
 	databaseURL string // of the checkpoint, when it is not url
 	mayBury     func(time.Time) bool
-	prepare     func(context.Context, []event.Change) (passed func())
+	prepare     func(context.Context, []event.Change) capture.Prepared
 	log         io.Writer // beside the test's own; optional
 }
 

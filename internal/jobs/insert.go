@@ -31,11 +31,6 @@ type matching struct {
 	spans   []trace.Span // of the changes; nothing when traces are off
 }
 
-// of says whether it is that of a batch: of this slice, not of an equal one.
-func (m *matching) of(changes []event.Change) bool {
-	return m != nil && len(m.changes) == len(changes) && len(changes) > 0 && &m.changes[0] == &changes[0]
-}
-
 // some matches further changes, until they have led to a slice of jobs or there are no more.
 func (m *matching) some(ctx context.Context, q *Queue) {
 	clear(m.params)
@@ -55,21 +50,48 @@ func (m *matching) some(ctx context.Context, q *Queue) {
 	}
 }
 
-// Prepare does for a batch what Insert would, as far as that needs no database: beside the transaction of the batch before.
-// Insert, called with the same slice, goes on from there. It returns for each of the changes whether there will be a job for it;
-// nil when so many come of them that Insert has to do the rest. passed is to be called, instead of Insert and Committed, when the
-// checkpoint has moved over a batch without a job.
-func (q *Queue) Prepare(ctx context.Context, changes []event.Change) (made []bool, passed func()) {
+// Prepared is a batch whose turn has not come yet, with what could be done for it without the database.
+type Prepared struct {
+	q *Queue
+	m *matching
+}
+
+// Prepare matches a batch, beside the transactions of those before. Either Insert or Passed follows, or neither.
+func (q *Queue) Prepare(ctx context.Context, changes []event.Change) Prepared {
 	m := &matching{changes: changes, made: make([]bool, 0, len(changes))}
 	m.some(ctx, q)
-	q.ahead.Store(m)
-	if m.next < len(changes) {
-		return nil, nil
+	return Prepared{q, m}
+}
+
+// Made says, for each of the changes, whether there will be a job for it; nil when so many come of them that Insert has to do the
+// rest.
+func (p Prepared) Made() []bool {
+	if p.m.next < len(p.m.changes) {
+		return nil
 	}
-	return m.made, func() {
-		q.ahead.CompareAndSwap(m, nil) // it may be another batch's by now
-		q.uncommitted = m
-		q.Committed()
+	return p.m.made
+}
+
+// Passed is to be called when the checkpoint has moved over a batch without a job.
+func (p Prepared) Passed() {
+	p.q.uncommitted = p.m
+	p.q.Committed()
+}
+
+// Insert is the queue's, for what was prepared. It is called once.
+func (p Prepared) Insert(ctx context.Context, tx pgx.Tx) (made []bool, err error) {
+	q, m := p.q, p.m
+	q.uncommitted = m
+	for {
+		waiting, err := q.insert(ctx, tx, m.params)
+		if err != nil {
+			return nil, err
+		}
+		m.waiting = append(m.waiting, waiting...)
+		if m.next == len(m.changes) {
+			return m.made, nil
+		}
+		m.some(ctx, q)
 	}
 }
 
@@ -81,25 +103,7 @@ func (q *Queue) Prepare(ctx context.Context, changes []event.Change) (made []boo
 //
 // It returns, for each of the changes, whether there is a job for it.
 func (q *Queue) Insert(ctx context.Context, tx pgx.Tx, changes []event.Change) (made []bool, err error) {
-	m := q.ahead.Load()
-	if m.of(changes) {
-		q.ahead.Store(nil)
-	} else {
-		m = &matching{changes: changes, made: make([]bool, 0, len(changes))}
-		m.some(ctx, q)
-	}
-	q.uncommitted = m
-	for {
-		waiting, err := q.insert(ctx, tx, m.params)
-		if err != nil {
-			return nil, err
-		}
-		m.waiting = append(m.waiting, waiting...)
-		if m.next == len(changes) {
-			return m.made, nil
-		}
-		m.some(ctx, q)
-	}
+	return q.Prepare(ctx, changes).Insert(ctx, tx)
 }
 
 // Committed is to be called after the COMMIT of what Insert was called in.

@@ -157,25 +157,27 @@ func TestInsertAnnouncesEachBatch(t *testing.T) {
 	}
 }
 
-// What was prepared is inserted with its batch, and with no other.
+// What is prepared is inserted when its turn comes, whatever is prepared or inserted meanwhile.
 func TestPrepare(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, `large: {entity: Order, condition: total > 100, actions: [{type: log}]}`)
-	next := []event.Change{order(1, `{"total": 200}`), order(2, `{"total": 1}`), order(3, `{"total": 300}`)}
-	if made, _ := r.q.Prepare(t.Context(), next); !slices.Equal(made, []bool{true, false, true}) {
+	next := r.q.Prepare(t.Context(), []event.Change{order(1, `{"total": 200}`), order(2, `{"total": 1}`), order(3, `{"total": 300}`)})
+	if made := next.Made(); !slices.Equal(made, []bool{true, false, true}) {
 		t.Errorf("jobs for %v", made)
 	}
+	none := r.q.Prepare(t.Context(), []event.Change{order(5, `{"total": 1}`)})
 	r.commit(order(4, `{"total": 400}`))
-	r.commit(next...)
+	check(t, pgx.BeginFunc(t.Context(), r.pool, func(tx pgx.Tx) error {
+		_, err := next.Insert(t.Context(), tx)
+		return err
+	}))
+	r.q.Committed()
 	want := []string{"4", "1", "3"}
 	if got := r.lines(`SELECT args->>'pk' FROM weir.river_job ORDER BY id`); !slices.Equal(got, want) {
 		t.Errorf("jobs of %v, want %v", got, want)
 	}
 
-	none := []event.Change{order(5, `{"total": 1}`)}
-	_, passed := r.q.Prepare(t.Context(), none)
-	r.q.Prepare(t.Context(), []event.Change{order(6, `{"total": 1}`)}) // before the first has been passed
-	passed()
+	none.Passed()
 	r.q.Committed() // says nothing twice
 	if got := testutil.ToFloat64(r.q.runner.metrics.unmatched); got != 2 {
 		t.Errorf("%g events without a match, want 2", got)

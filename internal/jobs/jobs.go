@@ -102,7 +102,6 @@ type Queue struct {
 
 	producers producers
 	turns     *turns
-	ahead     atomic.Pointer[matching] // of the batch that Prepare was called with last
 	// uncommitted is what Insert has inserted and Committed has not heard of.
 	uncommitted *matching
 	stream      string // Options.Stream

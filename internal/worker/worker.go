@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/fraiseql/weir/internal/capture"
 	"github.com/fraiseql/weir/internal/config"
 	"github.com/fraiseql/weir/internal/event"
 	"github.com/fraiseql/weir/internal/index"
@@ -191,42 +191,36 @@ func stopped(ctx context.Context, err error) error {
 type sink struct {
 	history *index.Index
 	queue   *jobs.Queue
-	ahead   atomic.Pointer[prepared]
 }
 
-// prepared are the events of a batch that is committed next.
-type prepared struct {
-	batch  []event.Change
-	events []index.Ingested
-}
-
-// Prepare matches a batch and writes down its events while the batch before is being committed. Of one that leads to no job, and
-// that the history leaves out, nothing is stored but the checkpoint.
-func (s *sink) Prepare(ctx context.Context, batch []event.Change) (passed func()) {
-	made, passed := s.queue.Prepare(ctx, batch)
-	if made == nil {
-		return nil
+// Prepare matches a batch and writes down its events while others are being committed. Of one that leads to no job, and that the
+// history leaves out, nothing is stored but the checkpoint.
+func (s *sink) Prepare(ctx context.Context, batch []event.Change) capture.Prepared {
+	matched := s.queue.Prepare(ctx, batch)
+	var events []index.Ingested
+	if made := matched.Made(); made != nil {
+		events = ingested(batch, made)
+		if rows := s.history.Prepare(events); rows == 0 && !slices.Contains(made, true) {
+			return capture.Prepared{Passed: matched.Passed}
+		}
 	}
-	events := ingested(batch, made)
-	if rows := s.history.Prepare(events); rows == 0 && !slices.Contains(made, true) {
-		return passed
-	}
-	s.ahead.Store(&prepared{batch, events})
-	return nil
+	return capture.Prepared{Commit: func(ctx context.Context, tx pgx.Tx) error { return s.store(ctx, tx, batch, matched, events) }}
 }
 
 // Commit inserts the batch's jobs and records its events, those without a job unless the history leaves them out.
 func (s *sink) Commit(ctx context.Context, tx pgx.Tx, batch []event.Change) error {
-	p := s.ahead.Load() // before anything that takes time: meanwhile the next batch takes its place
-	made, err := s.queue.Insert(ctx, tx, batch)
+	return s.store(ctx, tx, batch, s.queue.Prepare(ctx, batch), nil)
+}
+
+func (s *sink) store(ctx context.Context, tx pgx.Tx, batch []event.Change, matched jobs.Prepared, events []index.Ingested) error {
+	made, err := matched.Insert(ctx, tx)
 	if err != nil {
 		return err
 	}
-	if p != nil && len(p.batch) == len(batch) && &p.batch[0] == &batch[0] {
-		s.ahead.CompareAndSwap(p, nil)
-		return s.history.Record(ctx, tx, p.events)
+	if events == nil {
+		events = ingested(batch, made)
 	}
-	return s.history.Record(ctx, tx, ingested(batch, made))
+	return s.history.Record(ctx, tx, events)
 }
 
 // ingested are the events among the changes.
