@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-const historyRows = 50_000
+const historyRows = 20_000
 
 // BenchmarkHistory says what it costs ingest that events can be found: half of the changes match, and their jobs wait, so that
 // what is measured is the events' part. It is held against the same load while somebody else has the lock of those who follow,

@@ -57,7 +57,7 @@ func (r *rig) queues() []string {
 // idles reports what the processes use together.
 func (r *rig) idles(all []*process) {
 	r.b.Helper()
-	watch := 12 * time.Second
+	watch := 8 * time.Second
 	if full() {
 		watch = time.Minute
 	}

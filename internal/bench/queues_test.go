@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	queuesBacklog = 10_000
+	queuesBacklog = 6_000
 	queuesPlaces  = 200 // concurrency of all endpoints together
 )
 

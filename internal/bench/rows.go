@@ -67,7 +67,8 @@ func captureRows() []Row {
 		{
 			Name: "ingest", Title: "Ingest: WAL to committed events, jobs and checkpoint", Benchmark: "BenchmarkIngest",
 			How: "A backlog of 100,000 matching rows of about 500 bytes, one and three deliveries each, which wait, from the first of " +
-				"them on, against a bare loop of the same COPY into `weir.event` and River's `InsertManyFastTx` with equal arguments and batches.",
+				"them on, against a bare loop of the same COPY into `weir.event` and River's `InsertManyFastTx` with equal arguments and " +
+				"batches.",
 			Compare: []string{"jobs/s"}, State: []string{"changes/s", "WAL-B/change", "cpu-µs/change", "allocs/change", "B/change"},
 			Goals: []Goal{{Unit: "jobs/s", Ratio: true, AtLeast: 0.8}, {Unit: "changes/s", AtLeast: 10_000}},
 		},

@@ -36,14 +36,14 @@ func deliveryRows() []Row {
 		},
 		{
 			Name: "queues", Title: "Many endpoints", Benchmark: "BenchmarkQueues",
-			How: "A worker with 1, 20 and 200 endpoints, each a queue: idle for 5 s, beside a bare River client with as many queues; " +
-				"and with a backlog of 10,000 webhooks spread over them, and a concurrency of 200 shared out evenly, to a receiver " +
+			How: "A worker with 1, 20 and 200 endpoints, each a queue: idle for 8 s, beside a bare River client with as many queues; " +
+				"and with a backlog of 6,000 webhooks spread over them, and a concurrency of 200 shared out evenly, to a receiver " +
 				"that answers at once.",
 			State: []string{"queries/s", "WAL-B/s", "cpu-ms/s", "deliveries/s"},
 		},
 		{
 			Name: "workers", Title: "One, two and four workers", Benchmark: "BenchmarkWorkers",
-			How: "The backlog of `delivery`, with the default concurrency of 50 in each worker. The receiver, PostgreSQL and the " +
+			How: "A backlog of 12,000 webhooks, with the default concurrency of 50 in each worker. The receiver, PostgreSQL and the " +
 				"workers share the machine.",
 			State: []string{"deliveries/s"},
 		},

@@ -27,7 +27,7 @@ func storageRows() []Row {
 		},
 		{
 			Name: "history", Title: "History: ingest while it is followed", Benchmark: "BenchmarkHistory",
-			How: "A backlog of 50,000 changes of which half match, whose jobs wait, while documents of them are stored, in PostgreSQL " +
+			How: "A backlog of 20,000 changes of which half match, whose jobs wait, while documents of them are stored, in PostgreSQL " +
 				"and in an Elasticsearch on the same machine, against the same load while nobody does. `documents/s` is from the " +
 				"beginning until the last one is there, `behind-s` how long after the end of ingest.",
 			Compare: []string{"changes/s"},

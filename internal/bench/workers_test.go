@@ -5,8 +5,11 @@ import (
 	"testing"
 )
 
-// defaultConcurrency is an endpoint's, in each worker.
-const defaultConcurrency = 50
+const (
+	workersBacklog = 12_000
+	// defaultConcurrency is an endpoint's, in each worker.
+	defaultConcurrency = 50
+)
 
 // BenchmarkWorkers works the same backlog off with more and more workers.
 func BenchmarkWorkers(b *testing.B) {
@@ -19,8 +22,8 @@ func BenchmarkWorkers(b *testing.B) {
 				for len(all) < workers {
 					all = append(all, r.start(config))
 				}
-				r.backlog(rc, deliveries, workers*defaultConcurrency)
-				r.delivered(rc, deliveries, all...)
+				r.backlog(rc, workersBacklog, workers*defaultConcurrency)
+				r.delivered(rc, workersBacklog, all...)
 			})
 		}
 	}

@@ -74,10 +74,11 @@ func (c *committer) store(ctx context.Context, b *batch) error {
 }
 
 // ingest commits the changes and moves the position to end. What the database refuses is found by halving the batch;
-// the culprit goes in as a change without its contents, so that one bad row never stops the stream. prepared, unless it is nil, is
-// what the sink has made of these changes.
+// the culprit goes in as a change without its contents, so that one bad row never stops the stream. prepared is what the sink has
+// made of these changes, or nil.
 func (c *committer) ingest(
-	ctx context.Context, changes []event.Change, end event.Position, committed time.Time, prepared func(context.Context, pgx.Tx) error,
+	ctx context.Context, changes []event.Change, end event.Position, committed time.Time,
+	prepared func(context.Context, pgx.Tx) error,
 ) error {
 	err := c.commit(ctx, changes, end, committed, prepared)
 	if err == nil || !Refused(err) || len(changes) == 0 {
@@ -157,7 +158,8 @@ func (c *committer) ingestTogether(
 // commit is the transaction that the guarantees rest on: compare-and-swap of the checkpoint on position and epoch,
 // events and jobs. After it, and only when it ended a source transaction, the position may be confirmed.
 func (c *committer) commit(
-	ctx context.Context, changes []event.Change, end event.Position, committed time.Time, prepared func(context.Context, pgx.Tx) error,
+	ctx context.Context, changes []event.Change, end event.Position, committed time.Time,
+	prepared func(context.Context, pgx.Tx) error,
 ) error {
 	err := pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
 		if err := c.advance(ctx, tx, changes, end, committed); err != nil {

@@ -311,8 +311,8 @@ func (a *attempts) Work(ctx context.Context, job *rivertype.JobRow, doInner func
 // callRoom is more than the calls of a delivery take of a stack.
 const callRoom = 8 << 10
 
-// makeRoom has the goroutine's stack grow now. By itself it would do so below forty calls, and to copy those took one part in fourteen
-// of a delivery's processor time. What it returns means nothing.
+// makeRoom has the goroutine's stack grow now. By itself it would do so below forty calls, and to copy those took one part in
+// fourteen of a delivery's processor time. What it returns means nothing.
 //
 //go:noinline
 func makeRoom(i int) byte {

@@ -187,8 +187,8 @@ func (e *Env) object() (map[string]any, error) {
 	return nil, fmt.Errorf("data is %s, not an object: it has no keys", kindOf(data))
 }
 
-// look is a top-level key of data, while data is not decoded: most conditions want one or two keys of a document. It returns false
-// where that says nothing, also of what is no object or not valid, or has no such key.
+// look is a top-level key of data, while data is not decoded: most conditions want one or two keys of a document. It returns
+// false where that says nothing, also of what is no object or not valid, or has no such key.
 func (e *Env) look(name string) (value any, ok bool) {
 	const most = 2 // more are found sooner in what is decoded once
 	if e.data.done || e.looks == most {

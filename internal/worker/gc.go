@@ -15,10 +15,10 @@ const (
 )
 
 // ballast is what TuneGC keeps.
-var ballast []byte
+var ballast []byte //nolint:unused // being there is its use
 
-// TuneGC sets the garbage collector up for the whole process, as the worker's main does first. GOGC of the environment wins. It is
-// to be called once.
+// TuneGC sets the garbage collector up for the whole process, as the worker's main does first. GOGC of the environment wins. It
+// is to be called once.
 func TuneGC() {
 	if _, set := os.LookupEnv("GOGC"); set {
 		return
