@@ -3,16 +3,11 @@ package bench
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/fraiseql/weir/internal/config"
-	"github.com/fraiseql/weir/internal/worker"
 )
 
 const (
@@ -59,23 +54,8 @@ type metered struct {
 func newMetered(b *testing.B, args []string) *metered {
 	b.Helper()
 	r := newRig(b)
-	p := r.startAs("metered", append([]string{r.write(manyActions(1))}, args...)...)
+	p := r.startAs("worker", append([]string{r.write(manyActions(1))}, args...)...)
 	return &metered{rig: r, process: r.reads(p)}
-}
-
-// meteredWorker is cmd/worker, with metrics or with a registerer that takes none.
-func meteredWorker(ctx context.Context, args []string) error {
-	worker.TuneGC() // as cmd/worker
-	cfg, err := config.Load(ctx, config.Options{Path: args[0]})
-	if err != nil {
-		return err
-	}
-	var level slog.LevelVar
-	options := worker.Options{Logger: cfg.Log.Logger(os.Stderr, &level), Version: "bench"}
-	if len(args) > 1 {
-		options.Registerer = discarding{}
-	}
-	return worker.New(cfg, options).Run(ctx)
 }
 
 // discarding registers nothing.

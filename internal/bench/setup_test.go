@@ -40,11 +40,10 @@ var servers = sandbox.Suite{Options: sandbox.PostgresOptions{Durable: true, Sett
 
 // roles are what the test binary can be beside the benchmark.
 var roles = map[string]func(ctx context.Context, args []string) error{
-	"worker":  profiledWorker,
-	"stream":  bareStream,
-	"river":   workRiver,
-	"metered": meteredWorker,
-	"pour":    pourAgain,
+	"worker": profiledWorker,
+	"stream": bareStream,
+	"river":  workRiver,
+	"pour":   pourAgain,
 }
 
 func TestMain(m *testing.M) {
@@ -67,7 +66,8 @@ func play(role string) (code int) {
 	return 0
 }
 
-// profiledWorker is cmd/worker.
+// profiledWorker is cmd/worker. It is called with the configuration's path, and with one argument more where it is to register no
+// metrics.
 func profiledWorker(ctx context.Context, args []string) error {
 	worker.TuneGC() // as cmd/worker
 	cfg, err := config.Load(ctx, config.Options{Path: args[0]})
@@ -75,7 +75,11 @@ func profiledWorker(ctx context.Context, args []string) error {
 		return err
 	}
 	var level slog.LevelVar
-	return worker.New(cfg, worker.Options{Logger: cfg.Log.Logger(os.Stderr, &level), Version: "bench"}).Run(ctx)
+	options := worker.Options{Logger: cfg.Log.Logger(os.Stderr, &level), Version: "bench"}
+	if len(args) > 1 {
+		options.Registerer = discarding{}
+	}
+	return worker.New(cfg, options).Run(ctx)
 }
 
 // profiled runs a role with a profile of the processor and, at its end, of what was allocated, if they are wanted.
