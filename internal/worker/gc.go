@@ -17,12 +17,14 @@ const (
 // ballast is what TuneGC keeps.
 var ballast []byte //nolint:unused // being there is its use
 
-// TuneGC sets the garbage collector up for the whole process, as the worker's main does first. GOGC of the environment wins. It
-// is to be called once.
+// TuneGC sets the garbage collector up for the whole process, as the worker's main does first. GOGC of the environment wins, and
+// with GOMEMLIMIT, which would count it, there is no ballast.
 func TuneGC() {
 	if _, set := os.LookupEnv("GOGC"); set {
 		return
 	}
 	debug.SetGCPercent(gcPercent)
-	ballast = make([]byte, gcBallast)
+	if _, set := os.LookupEnv("GOMEMLIMIT"); !set {
+		ballast = make([]byte, gcBallast)
+	}
 }
