@@ -15,7 +15,7 @@ const (
 )
 
 // ballast is what TuneGC keeps.
-var ballast []byte //nolint:unused // being there is its use
+var ballast []byte
 
 // TuneGC sets the garbage collector up for the whole process, as the worker's main does first. GOGC of the environment wins, and
 // with GOMEMLIMIT, which would count it, there is no ballast.
