@@ -206,8 +206,7 @@ func TestWebhookRefusesPrivateTargets(t *testing.T) {
 
 func TestWebhookRetriesWhatMayPass(t *testing.T) {
 	t.Parallel()
-	dead := httptest.NewServer(http.NotFoundHandler())
-	dead.Close()
+	const dead = "http://127.0.0.1:1" // nobody listens there; the port of a server that was closed may be another test's by now
 	tlsServer := httptest.NewUnstartedServer(http.NotFoundHandler())
 	tlsServer.Config.ErrorLog = discard()
 	tlsServer.StartTLS()
@@ -221,7 +220,7 @@ func TestWebhookRetriesWhatMayPass(t *testing.T) {
 		conn.Close()
 	})
 	for url, code := range map[string]string{
-		dead.URL: "connect", tlsServer.URL: "tls", "http://does-not-exist.invalid": "dns", cut: "connection",
+		dead: "connect", tlsServer.URL: "tls", "http://does-not-exist.invalid": "dns", cut: "connection",
 	} {
 		_, err := bind(t, "{type: webhook, url: \""+url+"/hunter2\"}").Do(t.Context(), callFor(t, order))
 		if e := wantError(t, err, ClassRetry, code); strings.Contains(e.Error(), "hunter2") {
