@@ -71,13 +71,13 @@ func (e *Event) Day() time.Time {
 	return time.Time(e.Timestamp).UTC().Truncate(24 * time.Hour)
 }
 
-// parsed are the options of Parse: what encoding/json takes, which needs longer.
-var parsed = jsonv2.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+// anyJSON takes for valid what encoding/json does, which needs longer to find out.
+var anyJSON = jsonv2.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 
 // Parse reads what JSON wrote. PK and TxIndex are not part of it: the caller has them.
 func Parse(raw []byte) (*Event, error) {
 	var e Event
-	if err := jsonv2.Unmarshal(raw, &e, parsed); err != nil {
+	if err := jsonv2.Unmarshal(raw, &e, anyJSON); err != nil {
 		return nil, fmt.Errorf("decode event: %w", err)
 	}
 	return &e, nil
