@@ -95,6 +95,7 @@ type stream struct {
 	most    int            // changes of a batch; 0: batchChanges
 	metrics *metrics
 
+	pace       pace
 	open       *batch
 	deadline   time.Time
 	lastStatus time.Time
@@ -117,6 +118,9 @@ func (s *stream) run(ctx context.Context) error {
 		// After the deadline was set, not before: else a stop in between would go unnoticed until it passes.
 		if err := ctx.Err(); err != nil {
 			return errors.Join(err, s.sendStatus(ctx, time.Now(), true)) // so that the next reader starts here
+		}
+		if s.conn.Frontend().ReadBufferLen() == 0 {
+			time.Sleep(s.pace.pause(time.Now()))
 		}
 		msg, err := s.conn.ReceiveMessage(context.WithoutCancel(ctx))
 		if err == nil {
