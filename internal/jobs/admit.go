@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,7 +73,9 @@ func (r *runner) wait(ctx context.Context, d *delivery, pass *breaker.Pass) erro
 		Deaths int  `json:"weir_deaths"`
 		Waits  bool `json:"weir_waits"`
 	}
-	_ = json.Unmarshal(d.job.Metadata, &meta) // none is 0
+	if bytes.Contains(d.job.Metadata, []byte("weir_deaths")) { // hardly ever, and each delivery asks
+		_ = json.Unmarshal(d.job.Metadata, &meta) // none is 0
+	}
 	if meta.Deaths == 0 || (!meta.Waits && !r.limited(d.bound.Action)) {
 		return r.waitHolding(ctx, d, pass)
 	}
@@ -134,6 +137,9 @@ func targetOf(a action.Action) string {
 
 // postponed says what River is to do with a delivery that was not let through, and nil for others. It costs no attempt.
 func postponed(err error) (how string, verb error) {
+	if err == nil {
+		return "", nil
+	}
 	var refused *breaker.RefusedError
 	var busy *busyError
 	switch {

@@ -79,7 +79,7 @@ type delivery struct {
 	called    bool // with success
 	completed bool // by the action, in its own transaction
 
-	as    uuid.UUID                     // the identity, if it is not that of args
+	as    uuid.UUID                     // the identity: that of args, if it is not set before id is asked
 	of    uuid.UUID                     // what a replay repeats, then
 	asked time.Time                     // when holds were asked for
 	holds []func(context.Context) error // ask again for what others share
@@ -87,18 +87,16 @@ type delivery struct {
 
 // id is the delivery's identity for everybody outside.
 func (d *delivery) id() uuid.UUID {
-	if d.as != uuid.Nil {
-		return d.as
+	if d.as == uuid.Nil {
+		d.as, d.of = d.args.DeliveryID(), d.args.ReplayOf()
 	}
-	return d.args.DeliveryID()
+	return d.as
 }
 
 // replayOf is the delivery that a replay repeats.
 func (d *delivery) replayOf() uuid.UUID {
-	if d.as != uuid.Nil {
-		return d.of
-	}
-	return d.args.ReplayOf()
+	d.id()
+	return d.of
 }
 
 type step func(context.Context, *delivery) error
@@ -293,11 +291,10 @@ func (r *runner) fetch(ctx context.Context, d *delivery) error {
 	return err
 }
 
+// loadInTime needs no time limit of its own: the query that the delivery waits for together with others has one.
 func (r *runner) loadInTime(ctx context.Context, a Args) (index.Record, error) {
-	ctx, cancel := context.WithTimeout(ctx, loadTime)
-	defer cancel()
 	rec, err := loadEvent(ctx, r.pool, r.index, a)
-	if errors.Is(err, context.DeadlineExceeded) { // this one's, or that of the query that others wait for, too
+	if errors.Is(err, context.DeadlineExceeded) {
 		return rec, awayError{fmt.Errorf("the database did not answer within %s: %w", loadTime, err)}
 	}
 	return rec, away(err)
@@ -307,10 +304,17 @@ func (r *runner) loadInTime(ctx context.Context, a Args) (index.Record, error) {
 func (r *runner) deadline(next step) step {
 	return func(ctx context.Context, d *delivery) error {
 		timeout := d.bound.Action.Timeout()
-		ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the action took longer than its timeout of %s", timeout))
+		ctx, cancel := context.WithTimeoutCause(ctx, timeout, tookTooLong(timeout))
 		defer cancel()
 		return next(ctx, d)
 	}
+}
+
+// tookTooLong is an action's timeout as the error of who has reached it.
+type tookTooLong time.Duration
+
+func (t tookTooLong) Error() string {
+	return fmt.Sprintf("the action took longer than its timeout of %s", time.Duration(t))
 }
 
 // act runs the action. One that panics has failed like any other: River would keep the panic's trace with each attempt,

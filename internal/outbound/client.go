@@ -88,7 +88,7 @@ func (c *Client) CloseIdleConnections() { c.transport.CloseIdleConnections() }
 func (c *Client) Do(req *http.Request) (*Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
-	req = req.Clone(ctx)
+	req = req.WithContext(ctx)
 	if c.proxied {
 		if err := c.checkTarget(ctx, req.URL.Hostname()); err != nil {
 			return nil, describe(req, err)

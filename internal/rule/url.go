@@ -105,6 +105,9 @@ func (t Template) URL(env *Env) (string, error) {
 	if err := t.CheckURL(); err != nil {
 		return "", err
 	}
+	if text, static := t.Static(); static {
+		return text, nil
+	}
 	out, err := t.render(env, func(dst []byte, s *segment, v any) ([]byte, error) {
 		plain, err := text(v)
 		if s.url == urlQuery {

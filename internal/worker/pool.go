@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	pgxuuid "github.com/vgarvardt/pgx-google-uuid/v5"
 
 	"github.com/fraiseql/weir/internal/capture"
 )
@@ -45,7 +46,7 @@ func (l *life) connect(ctx context.Context, conns int32) (*pgxpool.Pool, error) 
 	cfg.ConnConfig.RuntimeParams["client_encoding"] = "UTF8" // whatever the database's or the role's default is
 	// River fetches without a time limit: the kernel has to notice that nobody is there.
 	cfg.ConnConfig.DialFunc = capture.Dial
-	cfg.AfterConnect = l.sameServer
+	cfg.AfterConnect = l.prepareConn
 	// A worker that was stopped for a while must not fetch, or conclude, what others have taken over meanwhile.
 	cfg.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return true, l.lease.Check() }
 	if conns == functionConns {
@@ -66,6 +67,12 @@ func (l *life) closePool(pool *pgxpool.Pool) {
 	case <-time.After(closeTime):
 		l.log.Warn("some connections to the database do not close: they are left to themselves")
 	}
+}
+
+// prepareConn is what a new connection needs. Without a codec for them pgx writes ids by way of their text.
+func (l *life) prepareConn(ctx context.Context, conn *pgx.Conn) error {
+	pgxuuid.Register(conn.TypeMap())
+	return l.sameServer(ctx, conn)
 }
 
 // server is the one that a life began with.
