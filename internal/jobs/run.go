@@ -304,16 +304,16 @@ func (r *runner) loadInTime(ctx context.Context, a Args) (index.Record, error) {
 func (r *runner) deadline(next step) step {
 	return func(ctx context.Context, d *delivery) error {
 		timeout := d.bound.Action.Timeout()
-		ctx, cancel := context.WithTimeoutCause(ctx, timeout, tookTooLong(timeout))
+		ctx, cancel := context.WithTimeoutCause(ctx, timeout, timeoutError(timeout))
 		defer cancel()
 		return next(ctx, d)
 	}
 }
 
-// tookTooLong is an action's timeout as the error of who has reached it.
-type tookTooLong time.Duration
+// timeoutError is an action's timeout, as the error of who has reached it.
+type timeoutError time.Duration
 
-func (t tookTooLong) Error() string {
+func (t timeoutError) Error() string {
 	return fmt.Sprintf("the action took longer than its timeout of %s", time.Duration(t))
 }
 
