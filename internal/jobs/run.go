@@ -79,7 +79,7 @@ type delivery struct {
 	called    bool // with success
 	completed bool // by the action, in its own transaction
 
-	as    uuid.UUID                     // the identity: that of args, if it is not set before id is asked
+	as    uuid.UUID                     // the identity, if it is not that of args
 	of    uuid.UUID                     // what a replay repeats, then
 	asked time.Time                     // when holds were asked for
 	holds []func(context.Context) error // ask again for what others share
@@ -87,16 +87,18 @@ type delivery struct {
 
 // id is the delivery's identity for everybody outside.
 func (d *delivery) id() uuid.UUID {
-	if d.as == uuid.Nil {
-		d.as, d.of = d.args.DeliveryID(), d.args.ReplayOf()
+	if d.as != uuid.Nil {
+		return d.as
 	}
-	return d.as
+	return d.args.DeliveryID()
 }
 
 // replayOf is the delivery that a replay repeats.
 func (d *delivery) replayOf() uuid.UUID {
-	d.id()
-	return d.of
+	if d.as != uuid.Nil {
+		return d.of
+	}
+	return d.args.ReplayOf()
 }
 
 type step func(context.Context, *delivery) error
