@@ -293,10 +293,11 @@ func (r *runner) fetch(ctx context.Context, d *delivery) error {
 	return err
 }
 
-// loadInTime needs no time limit of its own: the query that the delivery waits for together with others has one.
 func (r *runner) loadInTime(ctx context.Context, a Args) (index.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTime)
+	defer cancel()
 	rec, err := loadEvent(ctx, r.pool, r.index, a)
-	if errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) { // this one's, or that of the query that others wait for, too
 		return rec, awayError{fmt.Errorf("the database did not answer within %s: %w", loadTime, err)}
 	}
 	return rec, away(err)
